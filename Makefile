@@ -1,0 +1,47 @@
+# `make demo` installs lmplan and shows a plan; `make test` installs the test needs and passes all tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# LMDeploy runs on the CPU in the tests. Its wheel asks for CUDA packages that it does not need there, so it goes in
+# without its dependencies, and what it does need is listed here. Where the package index serves only CUDA builds of
+# torch, point TORCH at a CPU build.
+TORCH ?= torch==2.13.0
+LMDEPLOY ?= lmdeploy==0.18.0
+LMDEPLOY_NEEDS := "transformers>=4.57,<6" "datasets<5" accelerate mmengine-lite fire sentencepiece safetensors pydantic pillow \
+	pybase64 shortuuid requests platformdirs
+
+.PHONY: demo test check lint types bench docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/lmplan estimate --model internlm2_5-7b --gpu a100-24g
+
+test: $(VENV)/.tested-with
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test-light
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not lmdeploy and not oracle"
+
+bench: $(VENV)/.installed
+	$(BIN)/python tests/benchmark.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test-light: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+$(VENV)/.tested-with: $(VENV)/.test-light
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LMDEPLOY_NEEDS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LMDEPLOY)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

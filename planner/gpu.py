@@ -1,0 +1,155 @@
+"""GPUs: the shipped catalog, slices of cards, and cards that only their size describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from planner.data import read_toml
+from planner.errors import UsageError, perhaps
+from planner.units import format_gib, parse_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU, or the part of one that a process may use.
+
+    Attributes:
+        name: catalog name, such as ``a100-80g``.
+        product: the name that the driver prints, empty for a bare size.
+        memory_total_bytes: what CUDA can hand out on an idle card.
+        memory_source: where that number was read.
+        compute_capability: major and minor together, 80 for 8.0.
+        memory_bandwidth_bytes_per_s, peak_*: peak rates, dense, 0 where the card has no such mode or
+            they are not known (a bare size).
+        l2_cache_bytes, num_sm: None where not known.
+    """
+
+    name: str
+    product: str
+    memory_total_bytes: int
+    memory_source: str
+    compute_capability: int
+    memory_bandwidth_bytes_per_s: int = 0
+    peak_fp16_flops_per_s: int = 0
+    peak_bf16_flops_per_s: int = 0
+    peak_int8_ops_per_s: int = 0
+    peak_fp8_flops_per_s: int = 0
+    l2_cache_bytes: int | None = None
+    num_sm: int | None = None
+    spec_source: str = ""
+    aliases: tuple[str, ...] = ()
+    slice_of: str = ""
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether the engines compute in bfloat16 on it: from compute capability 8.0."""
+        return self.compute_capability >= 80
+
+
+def catalog() -> Iterator[Gpu]:
+    """Every card and slice that lmplan ships, cards first, in the order of the file."""
+    data = read_toml("gpus.toml")
+    for name, entry in data.items():
+        if name != "slices":
+            yield _card(name, entry)
+    for name in data["slices"]:
+        yield _slice(name, data)
+
+
+def find_gpu(text: str, sm: int | None = None) -> Gpu:
+    """A GPU by catalog name or alias, or by a bare size such as ``24GiB``, which needs `sm`.
+
+    Args:
+        text: the name or size.
+        sm: compute capability such as 80; only for a bare size.
+
+    Raises:
+        UsageError: unknown name (with the nearest ones), or a size without `sm`, or a name with it.
+    """
+    if re.match(r"[0-9.]+\s*[kmgtKMGT]i?[bB]\s*$", text.strip()):
+        return _by_size(text, sm)
+    if sm is not None:
+        raise UsageError(f"--sm goes with a size such as 24GiB; {text} has its own compute capability")
+    data = read_toml("gpus.toml")
+    wanted = text.strip().lower()
+    if wanted in data and wanted != "slices":
+        return _card(wanted, data[wanted])
+    if wanted in data["slices"]:
+        return _slice(wanted, data)
+    names: list[str] = []
+    for gpu in catalog():
+        names += [gpu.name, *gpu.aliases]
+        if wanted in gpu.aliases:
+            return gpu
+    hint = perhaps(wanted, names) or "`lmplan gpus` lists them; a bare size works too: --gpu 24GiB --sm 80"
+    raise UsageError(f"unknown GPU {text!r}", hint)
+
+
+def _by_size(text: str, sm: int | None) -> Gpu:
+    if sm is None:
+        raise UsageError(
+            f"--gpu {text} needs --sm, the compute capability that decides the kernels",
+            "Such as --sm 80 for A100 or --sm 89 for RTX 4090 and L40S",
+        )
+    if not 70 <= sm <= 130:
+        raise UsageError(f"--sm is {sm}; expected 70 (V100) to 130, such as 80 or 89")
+    try:
+        total_bytes = parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f"--gpu: {error}") from None
+    return Gpu(
+        name=format_gib(total_bytes),
+        product="",
+        memory_total_bytes=total_bytes,
+        memory_source="as given",
+        compute_capability=sm,
+    )
+
+
+def _card(name: str, entry: dict[str, Any]) -> Gpu:
+    major, minor = entry["compute_capability"].split(".")
+    # NVML's total counts what the driver keeps; CUDA's total, which planning needs, does not.
+    reserved_bytes = entry.get("memory_reserved_bytes", 0) if entry["memory_total_kind"] == "nvml" else 0
+    return Gpu(
+        name=name,
+        product=entry["product"],
+        memory_total_bytes=entry["memory_total_bytes"] - reserved_bytes,
+        memory_source=f"{entry['memory_total_kind']}: {entry['memory_total_source']}",
+        compute_capability=int(major) * 10 + int(minor),
+        memory_bandwidth_bytes_per_s=entry["memory_bandwidth_bytes_per_s"],
+        peak_fp16_flops_per_s=entry["peak_fp16_flops_per_s"],
+        peak_bf16_flops_per_s=entry["peak_bf16_flops_per_s"],
+        peak_int8_ops_per_s=entry["peak_int8_ops_per_s"],
+        peak_fp8_flops_per_s=entry["peak_fp8_flops_per_s"],
+        l2_cache_bytes=entry.get("l2_cache_bytes"),
+        num_sm=entry.get("num_sm"),
+        spec_source=entry["spec_source"],
+        aliases=tuple(entry.get("aliases", ())),
+    )
+
+
+def _slice(name: str, data: dict[str, Any]) -> Gpu:
+    entry = data["slices"][name]
+    parent = _card(entry["parent"], data[entry["parent"]])
+    share = float(entry["share"])
+
+    def scaled(rate: int) -> int:
+        return round(rate * share)
+
+    return replace(
+        parent,
+        name=name,
+        memory_total_bytes=entry["memory_total_bytes"],
+        memory_source=f"{entry['memory_total_kind']}: {entry['memory_total_source']}",
+        memory_bandwidth_bytes_per_s=round(parent.memory_bandwidth_bytes_per_s * entry.get("memory_share", share)),
+        peak_fp16_flops_per_s=scaled(parent.peak_fp16_flops_per_s),
+        peak_bf16_flops_per_s=scaled(parent.peak_bf16_flops_per_s),
+        peak_int8_ops_per_s=scaled(parent.peak_int8_ops_per_s),
+        peak_fp8_flops_per_s=scaled(parent.peak_fp8_flops_per_s),
+        num_sm=entry.get("num_sm"),
+        aliases=tuple(entry.get("aliases", ())),
+        slice_of=parent.name,
+    )

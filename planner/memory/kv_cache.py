@@ -1,0 +1,100 @@
+"""KV blocks: their bytes, and how TurboMind cuts a region into slabs of them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from planner.memory.pool import PAGE_BYTES
+from planner.memory.terms import KvCache
+from planner.model.spec import GroupedQueryAttention, TextModel
+from planner.units import ceil_div, ceil_pow2
+
+KV_BITS: Final = {0: 16, 4: 4, 8: 8}
+"""quant_policy -> bits of a stored key or value (`lmdeploy/cli/utils.py`, quant_policy)."""
+QUANT_PARAM_BYTES: Final = 4
+"""A 16-bit scale and a 16-bit zero for each head of each token, for keys and for values
+(`src/turbomind/kernels/attention/block.h:146-175`, v0.5.3 and v0.16.0)."""
+
+
+def share_of(free_bytes: int, ratio: float) -> int:
+    """`free_bytes` times the ratio as TurboMind does it: the ratio is a C++ float, the product a double.
+
+    0.8 is 0.800000012 there (`src/turbomind/turbomind.cc`, CreateEngine, v0.16.0).
+    """
+    single: float = struct.unpack("<f", struct.pack("<f", ratio))[0]
+    return int(free_bytes * single)
+
+
+def kv_heads_per_rank(num_kv_heads: int, tp: int) -> int:
+    """KV heads of one rank. Where `tp` does not divide them they are repeated first."""
+    return ceil_div(num_kv_heads, tp)
+
+
+def block_bytes(text: TextModel, quant_policy: int, block_tokens: int, tp: int) -> int:
+    """Bytes of one block of `block_tokens` tokens on one rank, over all layers.
+
+    layers x kv heads x 2 (keys and values) x tokens x (head_dim x bits / 8 + 4 where quantized)
+    """
+    bits = KV_BITS[quant_policy]
+    extra = 0 if bits == 16 else QUANT_PARAM_BYTES
+    total = 0
+    for group in text.layer_groups:
+        attention = group.attention
+        assert isinstance(attention, GroupedQueryAttention)
+        heads = kv_heads_per_rank(attention.num_kv_heads, tp)
+        per_head = attention.head_dim * bits // 8 + extra
+        total += len(group.layers) * heads * 2 * block_tokens * per_head
+    return total
+
+
+def block_formula(text: TextModel, quant_policy: int, block_tokens: int, tp: int) -> str:
+    """The block formula with its numbers, for reports."""
+    bits = KV_BITS[quant_policy]
+    parts = []
+    for group in text.layer_groups:
+        attention = group.attention
+        heads = kv_heads_per_rank(attention.num_kv_heads, tp)
+        quantized = f" + {QUANT_PARAM_BYTES} scale and zero" if bits != 16 else ""
+        parts.append(
+            f"{len(group.layers)} layers x {heads} kv heads x 2 x {block_tokens} tokens x "
+            f"({attention.head_dim} x {bits}/8{quantized})"
+        )
+    return " + ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class SlabLayout:
+    """How blocks of one size share slabs: `slab_bytes` holds `blocks_per_slab` of them."""
+
+    slab_bytes: int
+    blocks_per_slab: int
+
+
+def slab_layout(object_bytes: int, fill: float, max_bytes: int) -> SlabLayout:
+    """The slab that TurboMind from 0.15 chooses for objects of `object_bytes`.
+
+    It starts from the power of two that holds a page and an object, and doubles until `fill` of it is used or
+    `max_bytes` is reached (`src/turbomind/memory/slab.h`, SlabAllocator, v0.16.0).
+    """
+    slab = ceil_pow2(max(PAGE_BYTES, object_bytes))
+    while slab // object_bytes * object_bytes / slab < fill and slab < max_bytes:
+        slab *= 2
+    return SlabLayout(slab, slab // object_bytes)
+
+
+def cut_into_slabs(
+    budget_bytes: int, object_bytes: int, block_tokens: int, fill: float, max_bytes: int, formula: str
+) -> KvCache:
+    """Whole blocks in a region of `budget_bytes`, page by page and slab by slab.
+
+    The region is the first allocation of its pool, whose start the driver aligns to a page, so no page is lost to
+    alignment (seen on every run traced).
+    """
+    layout = slab_layout(object_bytes, fill, max_bytes)
+    pages = budget_bytes // PAGE_BYTES
+    slabs = pages // (layout.slab_bytes // PAGE_BYTES)
+    blocks = slabs * layout.blocks_per_slab
+    note = f"slabs of {layout.slab_bytes} bytes with {layout.blocks_per_slab} blocks each, {slabs} slabs"
+    return KvCache(budget_bytes, block_tokens, object_bytes, blocks, blocks * block_tokens, formula, (note,))

@@ -1,0 +1,175 @@
+"""What a model is made of, in lmplan's own names. Past this module nobody opens a config.json again.
+
+A model is a tuple of layer groups, each an attention kind and an MLP kind, plus an optional vision tower.
+A new mechanism is a new kind in one of the unions below, and the type checker lists the places to extend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.model.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedQueryAttention:
+    """Attention whose `num_heads` query heads share `num_kv_heads` key and value heads.
+
+    `qk_norm` is an RMSNorm of `head_dim` weights on queries and on keys (Qwen3).
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMlp:
+    """A gated MLP: gate and up [intermediate, hidden], down [hidden, intermediate]."""
+
+    intermediate_size: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoeMlp:
+    """A router over `num_experts` gated MLPs and, where its size is not 0, a shared expert with its own gate."""
+
+    num_experts: int
+    num_experts_per_tok: int
+    expert_intermediate_size: int
+    shared_intermediate_size: int = 0
+
+
+Attention = GroupedQueryAttention
+Mlp = DenseMlp | MoeMlp
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Decoder layers of one make; `layers` are their indices in the checkpoint."""
+
+    layers: tuple[int, ...]
+    attention: Attention
+    mlp: Mlp
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """How a family names its tensors. Names inside a layer stand behind `layer`, which holds ``{layer}``.
+
+    Where `qkv` is set, queries, keys and values are one tensor of that name.
+    """
+
+    embedding: str = "model.embed_tokens"
+    final_norm: str = "model.norm"
+    lm_head: str = "lm_head"
+    layer: str = "model.layers.{layer}."
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    qkv: str = ""
+    output: str = "self_attn.o_proj"
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
+    input_norm: str = "input_layernorm"
+    post_norm: str = "post_attention_layernorm"
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    down: str = "mlp.down_proj"
+    router: str = "mlp.gate"
+    expert: str = "mlp.experts.{expert}."
+    expert_gate: str = "gate_proj"
+    expert_up: str = "up_proj"
+    expert_down: str = "down_proj"
+    shared_expert: str = "mlp.shared_expert."
+    shared_gate: str = "mlp.shared_expert_gate"
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """The decoder. `max_position_embeddings` is in tokens; `prefix` stands before every name in a VLM."""
+
+    architecture: str
+    hidden_size: int
+    vocab_size: int
+    layer_groups: tuple[LayerGroup, ...]
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    names: TensorNames
+    prefix: str = ""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers in all groups."""
+        return sum(len(group.layers) for group in self.layer_groups)
+
+
+@dataclass(frozen=True, slots=True)
+class VisionTower:
+    """An InternViT tower and its projector (pixel shuffle, layer norm, two linears).
+
+    Sizes of the square image and patch in pixels. `form` says how the checkpoint names the tensors:
+    ``chat`` for InternVLChatModel (one fused qkv), ``hf`` for InternVLForConditionalGeneration.
+    """
+
+    form: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    image_size: int
+    patch_size: int
+    num_channels: int
+    rms_norm: bool
+    qk_norm: bool
+    qkv_bias: bool
+    final_norm: bool
+    mask_token: bool
+    pixel_shuffle: int
+    text_hidden_size: int
+    max_tiles: int
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one tile."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Language-model tokens of one tile, after pixel shuffle."""
+        return self.num_patches // self.pixel_shuffle**2
+
+    @property
+    def max_image_tokens(self) -> int:
+        """Tokens of the largest image: every tile and the thumbnail."""
+        return self.tokens_per_tile * (self.max_tiles + (1 if self.max_tiles > 1 else 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a checkpoint stores the linears of its decoder layers.
+
+    `method` is awq, gptq or fp8; `group_size` is in input features. For fp8 it is the side of the square
+    block. `unquantized` are substrings of module names that stay as they were.
+    """
+
+    method: str
+    bits: int
+    group_size: int
+    unquantized: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Everything that lmplan knows of a model. `dtype` is that of the checkpoint's float tensors."""
+
+    name: str
+    architecture: str
+    dtype: DType
+    text: TextModel
+    vision: VisionTower | None = None
+    quantization: Quantization | None = None

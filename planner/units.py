@@ -1,0 +1,74 @@
+"""Bytes in, text out. The only place where a byte count becomes GiB."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+KIB: Final = 2**10
+MIB: Final = 2**20
+GIB: Final = 2**30
+
+_UNITS: Final = {
+    "b": 1,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": 2**40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
+_SIZE: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]+)\s*")
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size with its unit, such as ``24GiB`` (2**30) or ``24GB`` (10**9).
+
+    Raises:
+        ValueError: there is no unit, the unit is unknown, or the size is not a positive number.
+    """
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 24GiB or 24GB")
+    number, unit = match.groups()
+    factor = _UNITS.get(unit.lower())
+    if factor is None:
+        raise ValueError(f"{text!r} has the unknown unit {unit!r}; use MiB, GiB, MB or GB")
+    size_bytes = round(float(number) * factor)
+    if size_bytes <= 0:
+        raise ValueError(f"{text!r} is not a positive size")
+    return size_bytes
+
+
+def format_gib(size_bytes: int, digits: int = 2) -> str:
+    """``1610612736`` -> ``1.50 GiB``."""
+    return f"{size_bytes / GIB:.{digits}f} GiB"
+
+
+def format_bytes(size_bytes: int) -> str:
+    """A size in the binary unit that reads best: ``512 B``, ``8.0 MiB``, ``1.50 GiB``."""
+    if abs(size_bytes) >= GIB:
+        return format_gib(size_bytes)
+    if abs(size_bytes) >= MIB:
+        return f"{size_bytes / MIB:.1f} MiB"
+    if abs(size_bytes) >= KIB:
+        return f"{size_bytes / KIB:.1f} KiB"
+    return f"{size_bytes} B"
+
+
+def ceil_div(numerator: int, denominator: int) -> int:
+    """Integer division that rounds up."""
+    return -(-numerator // denominator)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return ceil_div(value, multiple) * multiple
+
+
+def ceil_pow2(value: int) -> int:
+    """The smallest power of two that is at least `value` (which is at least 1)."""
+    return 1 << math.ceil(math.log2(value)) if value > 1 else 1
