@@ -134,7 +134,9 @@ def text_plain(text: TextModel, sharding: Sharding) -> Iterator[Allocation]:
 
 
 def vision_linears(tower: VisionTower, tp: int) -> Iterator[LinearShape]:
-    """The vision tower's and projector's linears on one rank; attention is whole where `tp` does not divide the heads."""
+    """The vision tower's and projector's linears on one rank; attention stays whole where
+    `tp` does not divide the heads.
+    """
     hidden, layers = tower.hidden_size, tower.num_layers
     attention_tp = tp if tower.num_heads % tp == 0 else 1
     yield LinearShape("patch embedding", tower.num_channels * tower.patch_size**2, hidden, 1, True)

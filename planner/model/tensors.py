@@ -36,6 +36,7 @@ class Role(Enum):
     SHARED_EXPERT = "shared_expert"
     VISION = "vision"
     PROJECTOR = "projector"
+    OTHER = "other"
 
 
 LINEAR_ROLES = frozenset({Role.ATTENTION, Role.MLP, Role.EXPERT, Role.SHARED_EXPERT})

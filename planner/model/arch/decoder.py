@@ -82,9 +82,14 @@ def _qwen3_bias(fields: Fields) -> _Biases:
 
 
 def _internlm_bias(fields: Fields) -> _Biases:
-    # Required: InternLM's class defaults to True and InternLM2's published configs all say false.
     bias = fields.boolean("bias")
     return _Biases(bias, bias)
+
+
+def _internlm2_bias(fields: Fields) -> _Biases:
+    # No published InternLM2 has a bias, and configs trimmed for serving leave the key out.
+    bias = fields.boolean("bias", False)
+    return _Biases(bias, bias, bias)
 
 
 def _internlm3_bias(fields: Fields) -> _Biases:
@@ -167,7 +172,7 @@ DECODERS: Final[dict[str, Decoder]] = {
     "Qwen2ForCausalLM": Decoder(_LLAMA_NAMES, _qwen2_bias),
     "Qwen3ForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True),
     "InternLMForCausalLM": Decoder(_LLAMA_NAMES, _internlm_bias, kv_heads_required=False),
-    "InternLM2ForCausalLM": Decoder(_INTERNLM2_NAMES, _internlm_bias),
+    "InternLM2ForCausalLM": Decoder(_INTERNLM2_NAMES, _internlm2_bias),
     "InternLM3ForCausalLM": Decoder(_LLAMA_NAMES, _internlm3_bias),
     "QWenLMHeadModel": Decoder(_QWEN1_NAMES, _qwen1_bias, kv_heads_required=False),
     "MixtralForCausalLM": Decoder(_MIXTRAL_NAMES, _no_bias, moe=_mixtral_moe),

@@ -22,7 +22,7 @@ def _decoder_only(fields: Fields) -> Parts:
 
 
 READERS: Final[Mapping[str, Reader]] = {
-    **{architecture: _decoder_only for architecture in DECODERS},
+    **dict.fromkeys(DECODERS, _decoder_only),
     "InternVLChatModel": read_internvl_chat,
     "InternVLForConditionalGeneration": read_internvl_hf,
 }

@@ -1,0 +1,45 @@
+"""What an engine is to the rest of lmplan: the parts of its memory, and how free memory becomes KV blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from planner.engine.settings import Settings
+from planner.gpu import Gpu
+from planner.memory.terms import KvCache, Term
+from planner.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A model on a GPU under settings; `free_bytes` is what the card has free before the process starts."""
+
+    spec: ModelSpec
+    gpu: Gpu
+    free_bytes: int
+    settings: Settings
+
+
+class Engine(Protocol):
+    """The memory of one GPU (the one that holds most) under one engine and version."""
+
+    def before_kv(self) -> tuple[Term, ...]:
+        """What is held when the engine asks how much memory is free."""
+        ...
+
+    def transient(self) -> Term | None:
+        """What is held besides when the KV cache is sized and given back before the engine serves, if anything."""
+        ...
+
+    def kv_cache(self, free_bytes: int) -> KvCache:
+        """The KV cache for `free_bytes` of free memory (at least 0)."""
+        ...
+
+    def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
+        """What is allocated once the KV cache stands, up to the first request served."""
+        ...
+
+    def load_staging(self) -> Term:
+        """What loading holds besides `before_kv` at its peak, given back before the KV cache is sized."""
+        ...

@@ -1,0 +1,103 @@
+"""What only a host can tell, measured where it was and assumed elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from planner.data import read_toml
+from planner.gpu import Gpu
+from planner.memory.terms import Evidence, Term
+from planner.units import format_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Bytes that a process holds on a GPU apart from everything that the engine computes.
+
+    Attributes:
+        cuda_context, kernel_code: terms present before the KV cache is sized.
+        late_code_bytes: code loaded between the KV cache and the first warm-up request.
+        first_request_bytes: code loaded by the first request.
+    """
+
+    cuda_context: Term
+    kernel_code: Term
+    late_code_bytes: int
+    first_request_bytes: int
+
+
+def find_host(gpu: Gpu, engine: str) -> Host:
+    """The measured host for `gpu`, or the assumed one."""
+    table = read_toml("host.toml")
+    entries: list[dict[str, Any]] = [h for h in table["host"] if h["engine"] == engine] or table["host"]
+    for entry in entries:
+        if entry["product"] == gpu.product and not gpu.slice_of:
+            return _measured(entry)
+    return _assumed(entries[0], table["assumed"])
+
+
+def _measured(entry: dict[str, Any]) -> Host:
+    evidence = Evidence("measured", f"{entry['runs']} runs, {entry['product']}, LMDeploy {entry['lmdeploy']}")
+
+    def term(name: str, size_bytes: int, what: str) -> Term:
+        return Term(name, size_bytes, size_bytes, size_bytes, evidence, format_bytes(size_bytes), what)
+
+    return Host(
+        term("cuda_context", entry["cuda_context_bytes"], "driver state of the process"),
+        term("kernel_code", entry["kernel_code_bytes"], "kernels of the engine and of torch"),
+        entry["late_code_bytes"],
+        entry["first_request_bytes"],
+    )
+
+
+def _assumed(nearest: dict[str, Any], assumed: dict[str, Any]) -> Host:
+    context = Term(
+        "cuda_context",
+        assumed["cuda_context_bytes"],
+        assumed["cuda_context_low_bytes"],
+        assumed["cuda_context_high_bytes"],
+        Evidence("assumed", "public reports; not measured on this GPU"),
+        format_bytes(assumed["cuda_context_bytes"]),
+        "driver state of the process",
+    )
+    size_bytes = nearest["kernel_code_bytes"]
+    code = Term(
+        "kernel_code",
+        size_bytes,
+        int(size_bytes * assumed["kernel_code_low_ratio"]),
+        int(size_bytes * assumed["kernel_code_high_ratio"]),
+        Evidence("assumed", f"as on {nearest['product']}; not measured on this GPU"),
+        format_bytes(size_bytes),
+        "kernels of the engine and of torch",
+    )
+    return Host(context, code, nearest["late_code_bytes"], nearest["first_request_bytes"])
+
+
+def communicator(tp: int, gpu: Gpu) -> Term | None:
+    """NCCL's buffers on one GPU, or None without tensor parallelism."""
+    if tp == 1:
+        return None
+    table = read_toml("host.toml")
+    entries = table["communicator"]["nccl"]
+    entry = min(entries, key=lambda e: (abs(e["tp"] - tp), e["tp"]))
+    size_bytes = entry["size_bytes"]
+    measured = entry["tp"] == tp and gpu.product == table["host"][0]["product"]
+    low, high = (
+        (1.0, 1.0)
+        if measured
+        else (
+            table["assumed"]["communicator_low_ratio"],
+            table["assumed"]["communicator_high_ratio"],
+        )
+    )
+    detail = f"{entry['runs']} run(s) with tp {entry['tp']} on {table['host'][0]['product']}"
+    return Term(
+        "communicator",
+        size_bytes,
+        int(size_bytes * low),
+        int(size_bytes * high),
+        Evidence("measured" if measured else "assumed", detail),
+        format_bytes(size_bytes),
+        "NCCL's buffers",
+    )

@@ -1,0 +1,396 @@
+"""TurboMind from 0.15: one KV region cut into slabs, free memory read before every buffer.
+
+Every allocation below was read off a trace of LMDeploy 0.18.0 on an H200 (docs/memory-model.md); the names and orders
+are those of the public source of 0.16.0 (`src/turbomind/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.engine import host
+from planner.engine.base import Deployment
+from planner.engine.turbomind_load import staging_bytes
+from planner.engine.versions import native_vision, turbomind_rules
+from planner.memory import kv_cache, weights
+from planner.memory.pool import PAGE_BYTES, aligned, reserved
+from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
+from planner.memory.weights import Allocation, LinearShape, Sharding
+from planner.model.spec import DenseMlp, MoeMlp, Quantization
+from planner.units import MIB, ceil_div, format_bytes, round_up
+
+_HALF_BYTES = 2
+_PHASES = 2
+"""Buffers of a step are doubled while the engine runs asynchronously (`async_`, the default)."""
+_WARM_UP_TOKENS = (*(8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192),)
+"""Lengths of the warm-up requests, logged by 0.18.0 ("Warm-up lengths"); the longest step is added."""
+_GEMM_WORKSPACE_BYTES = (MIB, 32 * MIB, 2 * MIB, 4)
+"""Barriers, partial sums, tensor maps and a flag (traced; taken from the weights' pool)."""
+_RANDOM_STATE_BYTES = 2 * MIB
+"""196,608 bytes by cudaMalloc, which hands out 2 MiB."""
+_ASSUMED_L2_BYTES = 50 * MIB
+_SM90_INT4_GROUP = 32
+"""On compute capability 9.0 the 4-bit kernels of 0.18 take a scale and a zero for every 32 inputs: the loader repeats
+those of a group of 128 four times (`lmdeploy/turbomind/linear.py`, _apply_bridge; sizes traced)."""
+
+
+class Turbomind:
+    """TurboMind's memory on one GPU, from 0.15."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.settings = deployment.settings
+        self.spec = deployment.spec
+        self.text = deployment.spec.text
+        self.rules = turbomind_rules(self.settings.lmdeploy.rules)
+        self.quantization = self.settings.quantization
+        tp = self.settings.tp
+        self.sharding = Sharding(
+            tp=tp,
+            embedding_sharded=self.rules.embedding_sharded,
+            lm_head_sharded=self.rules.lm_head_sharded,
+            vocab_multiple=self.rules.vocab_multiple,
+            intermediate_multiple=self._intermediate_multiple(),
+        )
+        self.host = host.find_host(deployment.gpu, "turbomind")
+        step = self.settings.max_prefill_token_num + self.settings.max_batch_size
+        self.max_step_tokens = round_up(step, tp)
+
+    def _intermediate_multiple(self) -> int:
+        """Padding of an MLP's intermediate size; 1 for none."""
+        if self.rules.intermediate_padding == "none":
+            return 1
+        if self.rules.intermediate_padding == "group_tp_only" and self.settings.tp == 1:
+            return 1
+        group = self.rules.dense_group
+        if self.quantization is not None:
+            group = max(group, self.quantization.group_size)
+        return group
+
+    # --- before the KV cache -------------------------------------------------------------------------------------
+
+    def before_kv(self) -> tuple[Term, ...]:
+        """Context, code, weights, vision tower, what the pool rounds up, and NCCL."""
+        text_bytes, text_aligned = _sums(self.text_allocations())
+        vision = list(self.vision_allocations())
+        vision_bytes, vision_aligned = _sums(vision)
+        used = text_aligned + vision_aligned
+        pool_bytes = reserved(used)
+        terms = [
+            self.host.cuda_context,
+            self.host.kernel_code,
+            exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
+        ]
+        if vision:
+            terms.append(
+                exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), "vision tower and projector")
+            )
+        terms.append(
+            exact(
+                "pool_rounding",
+                pool_bytes - text_bytes - vision_bytes,
+                "weights aligned to 512 bytes and their pool to pages of 32 MiB",
+                "ends of allocations and of the pool's last page",
+                Evidence("formula", "traced on H200, 0.18.0"),
+            )
+        )
+        nccl = host.communicator(self.settings.tp, self.deployment.gpu)
+        if nccl is not None:
+            terms.append(nccl)
+        return tuple(terms)
+
+    def text_allocations(self) -> Iterable[Allocation]:
+        """The language model's weights on one rank as the engine allocates them."""
+        yield from weights.text_plain(self.text, self.sharding)
+        for linear in weights.text_linears(self.text, self.quantization, self.sharding):
+            yield from self._linear(linear)
+
+    def vision_allocations(self) -> Iterable[Allocation]:
+        """The vision tower's weights on one rank; empty for a text model.
+
+        Native towers are cut by tensor parallelism; others run in PyTorch, whole, on the first GPU, in fp16.
+        """
+        tower = self.spec.vision
+        if tower is None:
+            return
+        tp = self.settings.tp if native_vision(self.spec.architecture, self.settings.lmdeploy.rules) else 1
+        yield from weights.vision_plain(tower, tp)
+        for linear in weights.vision_linears(tower, tp):
+            yield weights.plain_linear(linear)
+
+    def _linear(self, linear: LinearShape) -> Iterable[Allocation]:
+        """A linear in the engine's format: 16-bit, 4-bit with a 16-bit scale and zero a group, or fp8 with blocks."""
+        quantization = self.quantization
+        if not linear.quantized or quantization is None or self._held_out(linear, quantization):
+            yield weights.plain_linear(linear)
+            return
+        num_in, num_out, count = linear.num_in, linear.num_out, linear.count
+        size = quantization.group_size
+        if quantization.method == "fp8":
+            yield Allocation(linear.what, num_in * num_out, count)
+            if self.deployment.gpu.compute_capability == self.rules.fp8_native_sm:
+                scales = 4 * ceil_div(num_in, size) * ceil_div(num_out, size)
+            else:
+                scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
+            yield Allocation(f"{linear.what} scales", scales, count)
+            return
+        yield Allocation(linear.what, num_in * num_out // 2, count)
+        if self.deployment.gpu.compute_capability == 90 and self.rules.intermediate_padding == "plan":
+            size = min(size, _SM90_INT4_GROUP)
+        groups = ceil_div(num_in, size) * num_out
+        yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
+        yield Allocation(f"{linear.what} zeros", _HALF_BYTES * groups, count)
+
+    def _held_out(self, linear: LinearShape, quantization: Quantization) -> bool:
+        names = self.text.names
+        module = {
+            "qkv": names.qkv or names.query,
+            "output": names.output,
+            "gate and up": names.gate,
+            "down": names.down,
+        }.get(linear.what, linear.what)
+        return any(part in module for part in quantization.unquantized)
+
+    def transient(self) -> Term | None:
+        """Freed temporaries of the weights' conversion, which the pool still keeps when the KV cache is sized.
+
+        They are given back after the warm-up (seen in five runs), so they cost KV cache and not footprint.
+
+        Packing a 4-bit linear of K x N takes two temporaries of 2KN bytes at once, in the order qkv, output, down,
+        gate and up. The output's fit where qkv's were; down's find the whole pages of qkv's; gate and up's come before
+        down's are given back. That last step is a race between host and GPU, and its other outcome is the low end.
+        """
+        quantization = self.quantization
+        if quantization is None or quantization.method == "fp8":
+            return None
+        used = self._pool_used_bytes()
+        pairs = {
+            linear.what: 4 * linear.num_in * linear.num_out
+            for linear in weights.text_linears(self.text, quantization, self.sharding)
+            if linear.quantized
+        }
+        wide = max(size for what, size in pairs.items() if "gate and up" in what)
+        down = max(size for what, size in pairs.items() if "down" in what)
+        reused = pairs["qkv"] // PAGE_BYTES * PAGE_BYTES
+        if reused == pairs["qkv"]:  # the pair does not start on a page
+            reused = max(reused - PAGE_BYTES, 0)
+        start = reserved(used)
+        size = reserved(used + pairs["qkv"] + max(down - reused, 0) + wide) - start
+        low = max(size - max(down - reused, 0) // PAGE_BYTES * PAGE_BYTES, 0)
+        return Term(
+            "conversion_leftover",
+            size,
+            low,
+            size + reserved(wide),
+            Evidence("formula", "traced on H200, 0.18.0; frees race with the next request, hence the band"),
+            f"pairs of temporaries: qkv {format_bytes(pairs['qkv'])}, down {format_bytes(down)} of which "
+            f"{format_bytes(reused)} reused, gate and up {format_bytes(wide)}; in pages of 32 MiB",
+            "freed temporaries of 4-bit packing, held until the warm-up is over",
+        )
+
+    # --- the KV cache --------------------------------------------------------------------------------------------
+
+    def kv_cache(self, free_bytes: int) -> KvCache:
+        """One region of the ratio's share of free memory, cut into slabs."""
+        settings, rules = self.settings, self.rules
+        budget = kv_cache.share_of(free_bytes, settings.cache_max_entry_count)
+        block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, settings.tp)
+        formula = (
+            f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free; a block is "
+            + kv_cache.block_formula(self.text, settings.quant_policy, rules.block_tokens, settings.tp)
+        )
+        return kv_cache.cut_into_slabs(
+            budget, block, rules.block_tokens, rules.slab_fill, rules.slab_max_bytes, formula
+        )
+
+    # --- after the KV cache --------------------------------------------------------------------------------------
+
+    def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
+        """Batch buffers, GEMM workspace, the forward buffers of the longest warm-up, late code."""
+        buffers = sum(aligned(size) * count for size, count in self.batch_buffers())
+        batch_bytes = reserved(aligned(kv.budget_bytes) + buffers) - kv.budget_bytes
+        terms = [
+            exact(
+                "batch_buffers",
+                batch_bytes,
+                f"buffers for batch {self.settings.max_batch_size}, session {self.settings.session_len} tokens, "
+                f"step {self.max_step_tokens} tokens: {format_bytes(buffers)}, with the KV region in pages of 32 MiB",
+                "token ids, block tables, sampling and attention workspace",
+                Evidence("formula", "traced on H200, 0.18.0"),
+            ),
+            self._gemm_workspace(),
+            self._forward_buffers(kv),
+            exact(
+                "late_code",
+                self.host.late_code_bytes,
+                format_bytes(self.host.late_code_bytes),
+                "kernels loaded while warming up",
+                self.host.kernel_code.evidence,
+            ),
+        ]
+        if self.settings.tp > 1:
+            terms.append(self._symmetric_buffer())
+        return tuple(term for term in terms if term.high_bytes)
+
+    def batch_buffers(self) -> Iterable[tuple[int, int]]:
+        """Size and count of every buffer allocated beside the KV region (LanguageModel and what it builds)."""
+        batch = self.settings.max_batch_size
+        session = self.settings.session_len
+        step = self.max_step_tokens
+        block_tables = batch * ceil_div(session, self.rules.block_tokens) + 16
+        yield batch, 3 + 2 + 2  # finished and autoregressive flags
+        yield 4 * batch, 5 + 2 + 2 + 2 + 6 + 10 + 2 + 5  # lengths, offsets and sampling parameters
+        yield 4 * step, _PHASES  # input ids
+        yield 4 * (batch + 1), 2 * _PHASES
+        yield 8 * block_tables, _PHASES
+        heads = max(g.attention.num_heads for g in self.text.layer_groups) // self.settings.tp
+        head_dim = max(g.attention.head_dim for g in self.text.layer_groups)
+        yield 4096 * heads * head_dim * 4, 1  # split-k partial outputs of attention
+        yield 4096 * heads * 8, 1
+        yield 16384, 1
+        yield 256 * batch, 2 * _PHASES  # bad words, stop words
+        yield 128 * batch, _PHASES
+        yield 4096 * batch, 2 * _PHASES  # log probabilities: 1024 values and 1024 ids
+        yield 4 * batch * ceil_div(self.text.vocab_size, 32), _PHASES  # grammar bit mask
+        yield 48 * batch, 1  # random states
+        yield 4 * batch * session, 1  # token ids
+        yield 8 * batch, 4
+        yield step, 1  # token mask
+        for group in self.text.layer_groups:
+            if isinstance(group.mlp, MoeMlp):
+                yield 4 * group.mlp.num_experts * step, 1  # router logits
+                yield 4 * group.mlp.num_experts_per_tok * step, 4  # expert ids, scales and their inverses
+                yield 4 * (group.mlp.num_experts + 1), 1
+                yield 64 * group.mlp.num_experts, 1
+                yield 16 * group.mlp.num_experts, 2 * len(group.layers)  # pointers to the experts' weights
+                break
+
+    def _pool_used_bytes(self) -> int:
+        """What the weights take of their pool."""
+        return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
+
+    def _gemm_workspace(self) -> Term:
+        used = self._pool_used_bytes()
+        workspace = sum(aligned(size) for size in _GEMM_WORKSPACE_BYTES)
+        # Behind packed weights it lands among the freed temporaries and keeps their pages.
+        packed = self.transient() is not None
+        grown = reserved(workspace) if packed else reserved(used + workspace) - reserved(used)
+        l2_bytes = self.deployment.gpu.l2_cache_bytes
+        flush_bytes = l2_bytes if l2_bytes is not None else _ASSUMED_L2_BYTES
+        size = grown + flush_bytes + _RANDOM_STATE_BYTES
+        evidence = (
+            Evidence("formula", "traced on H200, 0.18.0")
+            if l2_bytes is not None
+            else Evidence("assumed", "the L2 cache of this GPU is not known")
+        )
+        high = size if l2_bytes is not None else size + 80 * MIB
+        low = size if l2_bytes is not None else grown + _RANDOM_STATE_BYTES
+        return Term(
+            "gemm_workspace",
+            size,
+            low,
+            high,
+            evidence,
+            f"{format_bytes(workspace)} behind the weights (pool grows by {format_bytes(grown)}) + "
+            f"{format_bytes(flush_bytes)} to flush the L2 cache while tuning + {format_bytes(_RANDOM_STATE_BYTES)}",
+            "matrix-multiply workspace and tuner",
+        )
+
+    def _forward_buffers(self, kv: KvCache) -> Term:
+        """The executor's pool after warm-up; under load it can grow to that of a full step."""
+        reachable = min(self.settings.session_len, kv.tokens, self.max_step_tokens)
+        lengths = [n for n in (*_WARM_UP_TOKENS, self.max_step_tokens) if n <= reachable]
+        tokens = max(lengths, default=min(_WARM_UP_TOKENS[0], self.max_step_tokens))
+        size = reserved(self.forward_bytes(tokens))
+        full = reserved(self.forward_bytes(self.max_step_tokens))
+        sampling = 5 * 4 * self.settings.max_batch_size * self.text.vocab_size
+        high = max(size, full) + reserved(sampling) + self.host.first_request_bytes
+        return Term(
+            "forward_buffers",
+            size,
+            size,
+            high,
+            Evidence("formula", "traced on H200, 0.18.0; the high end is a full step and full sampling"),
+            self.forward_formula(tokens),
+            f"activations of the longest warm-up request, {tokens} tokens",
+        )
+
+    def forward_bytes(self, tokens: int) -> int:
+        """Activations of one layer for a step of `tokens` tokens, laid out one behind the other.
+
+        Two hidden states, fused qkv and attention output stay in place while the MLP's buffer is taken: their frees
+        have not reached the GPU yet when the host asks for it.
+        """
+        return sum(size for _, size in self._forward_parts(tokens))
+
+    def forward_formula(self, tokens: int) -> str:
+        """`forward_bytes` in words and numbers."""
+        return " + ".join(f"{what} {format_bytes(size)}" for what, size in self._forward_parts(tokens))
+
+    def _forward_parts(self, tokens: int) -> Iterable[tuple[str, int]]:
+        tp, hidden = self.settings.tp, self.text.hidden_size
+        group = self.text.layer_groups[0]
+        attention = group.attention
+        heads = attention.num_heads // tp
+        kv_heads = kv_cache.kv_heads_per_rank(attention.num_kv_heads, tp)
+        yield "2 hidden states", 2 * tokens * hidden * _HALF_BYTES
+        attention_bytes = tokens * (2 * heads + 2 * kv_heads) * attention.head_dim * _HALF_BYTES
+        mlp_bytes = 0
+        for each in self.text.layer_groups:
+            mlp_bytes = max(mlp_bytes, self._mlp_bytes(each.mlp, tokens))
+        yield "qkv and attention output", attention_bytes
+        yield "mlp", mlp_bytes
+        yield "logits and ids", 4 * self.text.vocab_size
+
+    def _mlp_bytes(self, mlp: DenseMlp | MoeMlp, tokens: int) -> int:
+        tp = self.settings.tp
+        if isinstance(mlp, DenseMlp):
+            size = weights.pad_intermediate(mlp.intermediate_size, self.sharding) // tp
+            # 16-bit dense MLPs keep gate and up apart; packed ones fuse the activation (traced).
+            return tokens * size * _HALF_BYTES * (2 if self.quantization is None else 1)
+        size = weights.pad_intermediate(mlp.expert_intermediate_size, self.sharding) // tp
+        return tokens * mlp.num_experts_per_tok * (self.text.hidden_size + size) * _HALF_BYTES
+
+    def _symmetric_buffer(self) -> Term:
+        """What ranks exchange: hidden states of a step or logits of a batch (LanguageModel, symm_buf_)."""
+        step_bytes = self.max_step_tokens * self.text.hidden_size * _HALF_BYTES
+        logits_bytes = self.settings.max_batch_size * weights.head_rows(self.text, self.sharding) * _HALF_BYTES
+        return exact(
+            "exchange_buffer",
+            round_up(max(step_bytes, logits_bytes), 2 * MIB),
+            f"max({self.max_step_tokens} x {self.text.hidden_size}, batch {self.settings.max_batch_size} x vocabulary) x 2",
+            "hidden states and logits exchanged by the ranks",
+            FORMULA,
+        )
+
+    # --- while loading -------------------------------------------------------------------------------------------
+
+    def load_staging(self) -> Term:
+        """torch's cache while the loader fills the weights; given back before free memory is read."""
+        size = staging_bytes(self.text, self.quantization)
+        return exact(
+            "load_staging",
+            size,
+            "embedding + 2 x output head, or a layer's tensors where those are larger",
+            "tensors on their way into the engine",
+            Evidence("formula", "traced on H200, 0.18.0"),
+        )
+
+    def _weights_formula(self, size: int) -> str:
+        what = "16-bit" if self.quantization is None else f"{self.quantization.method} {self.quantization.bits}-bit"
+        tp = f" / tp {self.settings.tp}" if self.settings.tp > 1 else ""
+        return f"{what} linears{tp} + 2 x {self.text.vocab_size} x {self.text.hidden_size} x 2 + norms = {size} bytes"
+
+    def _vision_formula(self, size: int) -> str:
+        tower = self.spec.vision
+        assert tower is not None
+        return f"{tower.num_layers} layers of {tower.hidden_size} x {tower.intermediate_size}, 16-bit = {size} bytes"
+
+
+def _sums(allocations: Iterable[Allocation]) -> tuple[int, int]:
+    """Bytes asked for, and bytes aligned."""
+    asked = held = 0
+    for allocation in allocations:
+        asked += allocation.total_bytes
+        held += allocation.aligned_bytes
+    return asked, held

@@ -1,0 +1,225 @@
+"""TurboMind up to 0.14: whole blocks of one allocation, free memory read at a point that moved between versions.
+
+Formulas from `src/turbomind/models/llama/LlamaBatch.cc`, `unified_attention_layer.cc`, `BlockManager.cc` and
+`LlamaWeight.cc` at v0.5.3, with the version table for what changed later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.data import read_toml
+from planner.engine.base import Deployment
+from planner.engine.turbomind import Turbomind
+from planner.engine.versions import native_vision
+from planner.memory import kv_cache
+from planner.memory.pool import reserved
+from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
+from planner.memory.weights import Allocation, head_rows, text_linears
+from planner.model.spec import DenseMlp
+from planner.units import MIB, ceil_div, format_bytes, round_up
+
+_HALF_BYTES = 2
+_DRIVER_PAGE_BYTES = 2 * MIB
+"""cudaMalloc gives large requests memory of their own in pages of 2 MiB; smaller ones share pages."""
+
+
+class TurbomindBlocks(Turbomind):
+    """TurboMind's memory on one GPU, 0.4 to 0.14. Weights and sharding are those of the newer engine."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        super().__init__(deployment)
+        step = self.settings.max_prefill_token_num + self.settings.max_batch_size
+        tp = self.settings.tp if self.rules.forward_tokens == "sum_ceil_tp" else 1
+        self.max_step_tokens = round_up(step, tp)
+
+    def before_kv(self) -> tuple[Term, ...]:
+        """Context, weights and, depending on the version, workspaces and batch buffers."""
+        text = list(self.text_allocations())
+        vision = list(self.vision_allocations())
+        text_bytes = sum(a.total_bytes for a in text)
+        vision_bytes = sum(a.total_bytes for a in vision)
+        terms = [
+            self.host.cuda_context,
+            exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
+        ]
+        if vision:
+            where = (
+                "by the engine"
+                if native_vision(self.spec.architecture, self.settings.lmdeploy.rules)
+                else ("by PyTorch in fp16, before the engine")
+            )
+            terms.append(
+                exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), f"vision tower, held {where}")
+            )
+        rounding = sum(_page_rounding(a) for a in (*text, *vision))
+        terms.append(
+            Term(
+                "pool_rounding",
+                rounding,
+                0,
+                rounding,
+                Evidence("assumed", "cudaMalloc in pages of 2 MiB"),
+                "each large tensor rounded up to 2 MiB",
+                "ends of the driver's pages",
+            )
+        )
+        for name, size, what in self._workspaces_before():
+            terms.append(exact(name, size, format_bytes(size), what))
+        return tuple(terms)
+
+    def _workspaces_before(self) -> Iterable[tuple[str, int, str]]:
+        rules = self.rules
+        size = rules.cublas_workspace_bytes
+        if rules.free_sampled != "after_weights":
+            size += rules.gemm_workspace_bytes + self._attention_workspace()
+        if rules.free_sampled == "after_model":
+            size += self._batch_bytes()
+        yield "workspaces", reserved(size), "workspaces (and buffers, from 0.12) that precede the KV cache"
+
+    def transient(self) -> Term | None:
+        """Nothing: what loading took is given back before free memory is read."""
+        return None
+
+    def kv_cache(self, free_bytes: int) -> KvCache:
+        """Whole blocks of the ratio's share of free memory, in one allocation."""
+        settings, rules = self.settings, self.rules
+        share = kv_cache.share_of(free_bytes, settings.cache_max_entry_count)
+        heads_tp = 1 if rules.kv_heads_in_block == "all" else settings.tp
+        block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        blocks = share // block
+        formula = (
+            f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks; a block is "
+            + kv_cache.block_formula(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        )
+        return KvCache(blocks * block, rules.block_tokens, block, blocks, blocks * rules.block_tokens, formula)
+
+    def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
+        """Batch buffers and workspaces not yet there, and what the first forwards grow."""
+        rules = self.rules
+        size = 0
+        if rules.free_sampled == "after_weights":
+            size += rules.gemm_workspace_bytes + self._attention_workspace()
+        if rules.free_sampled != "after_model":
+            size += self._batch_bytes(kv)
+        terms = []
+        if size:
+            terms.append(
+                exact(
+                    "batch_buffers",
+                    reserved(size),
+                    f"buffers for batch {self.settings.max_batch_size}, session {self._session(kv)} tokens, step "
+                    f"{self.max_step_tokens} tokens: {format_bytes(size)} in pages of 32 MiB",
+                    "hidden states, token ids, logits, attention workspace",
+                )
+            )
+        # Without a warm-up these appear with traffic: a short request at first, a full step at most.
+        warm = rules.warm_up == "all" or (rules.warm_up == "int4_only" and self.quantization is not None)
+        full = reserved(self.forward_bytes(min(self.max_step_tokens, max(kv.tokens, 1))))
+        tokens = self.max_step_tokens if warm else min(64, self.max_step_tokens)
+        first = reserved(self.forward_bytes(min(tokens, max(kv.tokens, 1))))
+        terms.append(
+            Term(
+                "forward_buffers",
+                first,
+                first,
+                max(full, first),
+                FORMULA,
+                self.forward_formula(tokens),
+                f"activations of {'the warm-up' if warm else 'a short request'}; a full step at the high end",
+            )
+        )
+        late = int(read_toml("host.toml")["assumed"]["before_0_15"]["late_code_high_bytes"])
+        terms.append(
+            Term(
+                "late_code",
+                0,
+                0,
+                late,
+                Evidence("assumed", "loaded lazily by older engines; not measured"),
+                f"0 to {format_bytes(late)}",
+                "kernels and libraries loaded with traffic",
+            )
+        )
+        return tuple(terms)
+
+    def _session(self, kv: KvCache | None) -> int:
+        if kv is None or not self.rules.shortens_session_len:
+            return self.settings.session_len
+        return max(min(self.settings.session_len, kv.tokens), 1)
+
+    def _attention_workspace(self) -> int:
+        """Split-k partial results of attention for 4096 tokens, and 16 KiB of counters."""
+        tp = self.settings.tp
+        heads = max(g.attention.num_heads for g in self.text.layer_groups) // tp
+        head_dim = max(g.attention.head_dim for g in self.text.layer_groups)
+        extra = 12 if self.rules.attention_workspace == "m_l_o" else 8
+        return 4096 * heads * (extra + 4 * head_dim) + 16384
+
+    def _batch_bytes(self, kv: KvCache | None = None) -> int:
+        batch, session = self.settings.max_batch_size, self._session(kv)
+        hidden, rows = self.text.hidden_size, head_rows(self.text, self.sharding)
+        step = session if self.rules.hidden_tokens == "session_len" else self.max_step_tokens
+        return (
+            2 * step * hidden * _HALF_BYTES
+            + 2 * batch * hidden * _HALF_BYTES
+            + 24 * batch * session
+            + 8 * batch * rows
+            + 8192 * batch
+            + 8 * (batch * ceil_div(session, self.rules.block_tokens) + 1)
+            + 4 * step
+        )
+
+    def forward_bytes(self, tokens: int) -> int:
+        """qkv, attention output, flattened KV and both MLP buffers of a step (they are kept), and sampling."""
+        return sum(size for _, size in self._forward_parts(tokens))
+
+    def _forward_parts(self, tokens: int) -> Iterable[tuple[str, int]]:
+        tp = self.settings.tp
+        attention = self.text.layer_groups[0].attention
+        heads = attention.num_heads // tp
+        kv_heads = kv_cache.kv_heads_per_rank(attention.num_kv_heads, tp)
+        dim = attention.head_dim
+        yield "qkv", tokens * (heads + 2 * kv_heads) * dim * _HALF_BYTES
+        yield "attention output", tokens * heads * dim * _HALF_BYTES
+        yield "flattened keys and values", 2 * kv_heads * (tokens + 64) * dim * _HALF_BYTES
+        size = 0
+        for group in self.text.layer_groups:
+            mlp = group.mlp
+            width = (
+                mlp.intermediate_size
+                if isinstance(mlp, DenseMlp)
+                else mlp.expert_intermediate_size * mlp.num_experts_per_tok
+            )
+            size = max(size, 2 * tokens * width // tp * _HALF_BYTES)
+        yield "mlp", size
+        yield "sampling", 8 * self.text.vocab_size
+
+    def load_staging(self) -> Term:
+        """torch's temporaries on the first GPU: the vocabulary matrix, or one layer's tensors."""
+        table = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES
+        layer = max(
+            sum(
+                linear.num_in * linear.num_out * _HALF_BYTES
+                for linear in text_linears(self.text, None, self.sharding)
+                if linear.what in names
+            )
+            // max(len(self.text.layer_groups[0].layers), 1)
+            for names in (("qkv", "output"), ("gate and up", "down"))
+        )
+        size = max(2 * table, layer)
+        return Term(
+            "load_staging",
+            size,
+            0,
+            size,
+            Evidence("assumed", "read in the source of 0.5.3, not measured"),
+            f"2 x vocabulary matrix {format_bytes(table)}",
+            "tensors on their way into the engine",
+        )
+
+
+def _page_rounding(allocation: Allocation) -> int:
+    if allocation.size_bytes < MIB:
+        return 0
+    return (round_up(allocation.size_bytes, _DRIVER_PAGE_BYTES) - allocation.size_bytes) * allocation.count

@@ -1,0 +1,72 @@
+"""What TurboMind's Python loader (from 0.14) holds in torch's cache while it fills the engine's weights.
+
+The loader reads a tensor to the GPU, makes it contiguous in the engine's layout, and copies it into the weight pool;
+torch keeps what it reserved until loading ends (`lmdeploy/turbomind/model_loader.py`, export). Under tensor parallelism
+whole tensors go through the first GPU. The order below is that of `lmdeploy/turbomind/models/llama.py` and
+`builders/{text_model,attention,ffn}.py`, 0.18.0.
+"""
+
+from __future__ import annotations
+
+from planner.memory.torch_cache import TorchCache
+from planner.model.spec import DenseMlp, MoeMlp, Quantization, TextModel
+
+_HALF_BYTES = 2
+
+
+def staging_bytes(text: TextModel, quantization: Quantization | None) -> int:
+    """The most that torch reserves while the language model is loaded."""
+    cache = TorchCache()
+    table_bytes = text.vocab_size * text.hidden_size * _HALF_BYTES
+    cache.allocate(table_bytes)  # the embedding waits until the whole model is built
+    cache.allocate(text.hidden_size * _HALF_BYTES)
+    head = [cache.allocate(table_bytes), cache.allocate(table_bytes)]  # as read, then transposed
+    for block in head:
+        cache.release(block)
+    for group in text.layer_groups:
+        _layer(
+            cache,
+            text,
+            group.attention.num_heads * group.attention.head_dim,
+            group.attention.num_kv_heads * group.attention.head_dim,
+            quantization,
+        )
+        mlp = group.mlp
+        if isinstance(mlp, DenseMlp):
+            _mlp(cache, text.hidden_size, mlp.intermediate_size, quantization)
+            continue
+        assert isinstance(mlp, MoeMlp)
+        _mlp(cache, text.hidden_size, mlp.expert_intermediate_size, quantization)
+        if mlp.shared_intermediate_size:
+            _mlp(cache, text.hidden_size, mlp.shared_intermediate_size, quantization)
+    return cache.reserved_bytes
+
+
+def _read_bytes(num_in: int, num_out: int, quantization: Quantization | None) -> int:
+    """A linear's tensors as the loader holds them: 4-bit weights are unpacked to a byte each."""
+    if quantization is None:
+        return num_in * num_out * _HALF_BYTES
+    return num_in * num_out
+
+
+def _layer(cache: TorchCache, text: TextModel, q_out: int, kv_out: int, quantization: Quantization | None) -> None:
+    hidden = text.hidden_size
+    sizes = [_read_bytes(hidden, out, quantization) for out in (q_out, kv_out, kv_out)]
+    read = [cache.allocate(size) for size in (*sizes, _read_bytes(q_out, hidden, quantization))]
+    reordered = [cache.allocate(size) for size in sizes[:2]]  # rotary order of q and k
+    fused = cache.allocate(sum(sizes))
+    for block in (fused, *reordered):
+        cache.release(block)
+    output = cache.allocate(_read_bytes(q_out, hidden, quantization))
+    for block in (output, *read):
+        cache.release(block)
+
+
+def _mlp(cache: TorchCache, hidden: int, size: int, quantization: Quantization | None) -> None:
+    one = _read_bytes(hidden, size, quantization)
+    read = [cache.allocate(one) for _ in range(3)]
+    fused = cache.allocate(2 * one)
+    cache.release(fused)
+    down = cache.allocate(one)
+    for block in (down, *read):
+        cache.release(block)

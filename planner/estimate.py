@@ -1,0 +1,159 @@
+"""Putting the terms together: does it start, what does it hold, what is left for tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.engine.base import Deployment, Engine
+from planner.engine.pick import pick_engine
+from planner.memory.terms import FORMULA, Evidence, KvCache, Term
+from planner.model.formats import store
+from planner.model.tensors import inventory, num_parameters, size_bytes
+from planner.units import format_bytes, format_gib
+
+SERVES = "serves"
+DIES_LOADING = "dies while loading"
+NO_ROOM = "no room for the KV cache"
+DIES_STARTING = "dies while warming up"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """The memory of one GPU of a deployment.
+
+    Attributes:
+        terms: what the process holds when it serves; they add up to `total_bytes`.
+        staging: what loading holds besides, given back before the KV cache is sized.
+        transient: what is still held when the KV cache is sized and given back before it serves, if anything.
+        total_bytes: what the driver shows for the process once it serves.
+        load_peak_bytes: the most that it shows while starting.
+        free_at_kv_bytes: what the engine finds free when it sizes the KV cache.
+        verdict: one of the constants above.
+        reasons: why it does not serve; empty when it does.
+        warnings: what to know although it serves.
+    """
+
+    deployment: Deployment
+    num_parameters: int
+    checkpoint_bytes: int
+    terms: tuple[Term, ...]
+    staging: Term
+    transient: Term | None
+    kv_cache: KvCache
+    total_bytes: int
+    load_peak_bytes: int
+    free_at_kv_bytes: int
+    verdict: str
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the engine starts and serves."""
+        return self.verdict == SERVES
+
+    @property
+    def low_bytes(self) -> int:
+        """Sum of the terms' low ends."""
+        return sum(term.low_bytes for term in self.terms)
+
+    @property
+    def high_bytes(self) -> int:
+        """Sum of the terms' high ends."""
+        return sum(term.high_bytes for term in self.terms)
+
+    def max_sequences(self, context_tokens: int) -> int:
+        """Sequences of `context_tokens` tokens that run at once."""
+        return self.kv_cache.max_sequences(context_tokens, self.deployment.settings.max_batch_size)
+
+
+def estimate_memory(deployment: Deployment) -> MemoryEstimate:
+    """Estimate the memory of the GPU that holds most of `deployment`."""
+    spec, free_bytes = deployment.spec, deployment.free_bytes
+    engine: Engine = pick_engine(deployment)
+    tensors = inventory(spec)
+    before = engine.before_kv()
+    held = sum(term.size_bytes for term in before)
+    staging = engine.load_staging()
+    transient = engine.transient()
+    transient_bytes = transient.size_bytes if transient else 0
+    free_at_kv = free_bytes - held - transient_bytes
+    kv = engine.kv_cache(max(free_at_kv, 0))
+    after = engine.after_kv(kv)
+    kv_term = _kv_term(engine, kv, free_bytes, (*before, transient) if transient else before)
+    terms = (*before, kv_term, *after)
+    total = sum(term.size_bytes for term in terms)
+    load_bytes = held + max(staging.size_bytes, transient_bytes)
+    start_bytes = total + transient_bytes
+    verdict, reasons = _verdict(free_bytes, load_bytes, free_at_kv, kv, start_bytes)
+    return MemoryEstimate(
+        deployment=deployment,
+        num_parameters=num_parameters(tensors),
+        checkpoint_bytes=size_bytes(store(tensors, deployment.settings.quantization)),
+        terms=terms,
+        staging=staging,
+        transient=transient,
+        kv_cache=kv,
+        total_bytes=total,
+        load_peak_bytes=max(load_bytes, start_bytes),
+        free_at_kv_bytes=max(free_at_kv, 0),
+        verdict=verdict,
+        reasons=reasons,
+        warnings=_warnings(deployment, kv, total, after) if verdict == SERVES else (),
+    )
+
+
+def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, ...]) -> Term:
+    """The budget as a term. It takes a share of what the others leave, so their doubt is its doubt, upside down."""
+    low_free = free_bytes - sum(term.high_bytes for term in before)
+    high_free = free_bytes - sum(term.low_bytes for term in before)
+    doubtful = next((term for term in before if term.evidence.kind == "assumed"), None)
+    evidence = Evidence("assumed", f"as {doubtful.name}") if doubtful else FORMULA
+    return Term(
+        "kv_cache",
+        kv.budget_bytes,
+        engine.kv_cache(max(low_free, 0)).budget_bytes,
+        engine.kv_cache(max(high_free, 0)).budget_bytes,
+        evidence,
+        kv.formula,
+        f"{kv.blocks} blocks of {kv.block_tokens} tokens",
+    )
+
+
+def _verdict(
+    free_bytes: int, load_bytes: int, free_at_kv: int, kv: KvCache, total_bytes: int
+) -> tuple[str, tuple[str, ...]]:
+    if load_bytes > free_bytes:
+        return DIES_LOADING, (
+            f"loading takes {format_gib(load_bytes)} and {format_gib(free_bytes)} are free: "
+            f"{format_gib(load_bytes - free_bytes)} short",
+        )
+    if free_at_kv <= 0 or kv.blocks == 0:
+        return NO_ROOM, (
+            f"{format_gib(max(free_at_kv, 0))} are left when the KV cache is sized; "
+            f"{format_bytes(kv.budget_bytes)} of it hold no block of {format_bytes(kv.block_bytes)}",
+        )
+    if total_bytes > free_bytes:
+        return DIES_STARTING, (
+            f"with the KV cache the process needs {format_gib(total_bytes)} and {format_gib(free_bytes)} are free: "
+            f"{format_gib(total_bytes - free_bytes)} short; a smaller --cache-max-entry-count leaves more",
+        )
+    return SERVES, ()
+
+
+def _warnings(deployment: Deployment, kv: KvCache, total_bytes: int, after: tuple[Term, ...]) -> tuple[str, ...]:
+    warnings = []
+    settings = deployment.settings
+    growth = sum(term.high_bytes - term.size_bytes for term in after)
+    spare = deployment.free_bytes - total_bytes
+    if growth > spare:
+        warnings.append(
+            f"under full load the process can grow by {format_gib(growth)} and {format_gib(spare)} are spare; "
+            "a smaller ratio, batch or --max-prefill-token-num leaves room"
+        )
+    if kv.tokens < settings.session_len:
+        warnings.append(
+            f"the KV cache holds {kv.tokens} tokens, fewer than one session of {settings.session_len}; "
+            "longer requests fail"
+        )
+    return tuple(warnings)
