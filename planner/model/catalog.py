@@ -10,7 +10,8 @@ from typing import Any
 from planner.data import ROOT, read_json
 
 _FOLDER = "models"
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# The bound keeps the file name within what file systems allow.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SEPARATORS = str.maketrans("._", "--")
 
 

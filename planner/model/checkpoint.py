@@ -26,6 +26,7 @@ INDEX_NAME: Final = "model.safetensors.index.json"
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own bound (`MAX_HEADER_SIZE` in safetensors/src/tensor.rs). An index repeats the same names."""
 _MAX_DIFFERENCES: Final = 12
+_WITHOUT_WEIGHTS: Final = "Download the weights again, or give the config.json itself to plan without them"
 _LENGTH: Final = struct.Struct("<Q")
 _LFS_POINTER: Final = b"version "
 _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
@@ -71,7 +72,9 @@ def read_header(path: Path) -> tuple[HeaderTensor, ...]:
             file_bytes = os.fstat(file.fileno()).st_size
             start = file.read(_LENGTH.size)
             if start == _LFS_POINTER:
-                raise UsageError(f"{path} is a Git LFS pointer and not the weights", "Fetch them: git lfs pull")
+                raise UsageError(
+                    f"{path} is a Git LFS pointer and not the weights", f"git lfs pull fetches them. {_WITHOUT_WEIGHTS}"
+                )
             if len(start) < _LENGTH.size:
                 raise _truncated(path, file_bytes, "its header")
             (header_bytes,) = _LENGTH.unpack(start)
@@ -92,7 +95,7 @@ def read_header(path: Path) -> tuple[HeaderTensor, ...]:
 
 
 def _truncated(path: Path, file_bytes: int, what: str) -> UsageError:
-    return UsageError(f"{path} is truncated: {file_bytes} bytes do not hold {what}", "Download the file again")
+    return UsageError(f"{path} is truncated: {file_bytes} bytes do not hold {what}", _WITHOUT_WEIGHTS)
 
 
 def _json_object(text: bytes, where: str) -> dict[str, Any]:
@@ -157,14 +160,15 @@ def read_folder(folder: Path) -> Checkpoint | None:
     Raises:
         UsageError: a shard is missing or broken, or two files hold a tensor of the same name.
     """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return None
     index = folder / INDEX_NAME
     if index.is_file():
         shards = _indexed_shards(index)
     else:
         # Some repositories keep a second copy in another naming beside model*.safetensors (Mistral's consolidated).
-        files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
-        if not files:
-            return None
+        files = [path for path in files if path.name.startswith("model")] or files
         _check_numbering(files)
         shards = dict.fromkeys(files)
     tensors: dict[str, HeaderTensor] = {}
@@ -201,7 +205,7 @@ def _indexed_shards(index: Path) -> dict[Path, set[str] | None]:
     if missing:
         raise UsageError(
             f"{index.parent} lacks {_some(missing)}, which {INDEX_NAME} names",
-            "Download the missing files, or remove the weights to plan from config.json alone",
+            _WITHOUT_WEIGHTS,
         )
     return {index.parent / name: names for name, names in sorted(shards.items())}
 
@@ -216,7 +220,7 @@ def _check_numbering(files: list[Path]) -> None:
             expected = (f"{stem}-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
             missing = [name for name in expected if name not in there]
             if missing:
-                raise UsageError(f"{path.parent} lacks {_some(missing)}", "Download the missing files")
+                raise UsageError(f"{path.parent} lacks {_some(missing)}", _WITHOUT_WEIGHTS)
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from planner.errors import EnvironmentProblem, LmplanError, UsageError, perhaps
 from planner.model import catalog, hub
 from planner.model.catalog import CatalogEntry
-from planner.model.checkpoint import Checkpoint, read_folder
+from planner.model.checkpoint import INDEX_NAME, Checkpoint, read_folder
 from planner.model.hub import MAX_CONFIG_BYTES, HubFile, HubId
 
 CONFIG_NAME: Final = "config.json"
@@ -136,6 +136,8 @@ def _folder_name(folder: Path) -> str:
 
 
 def _no_safetensors(folder: Path) -> tuple[str, ...]:
+    if (folder / INDEX_NAME).is_file():
+        return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes follow from config.json",)
     if any(folder.glob("*.bin")):
         return (f"the weights of {folder} are not safetensors: their bytes follow from config.json",)
     return ()
@@ -173,11 +175,12 @@ def _hub_weights(commit_id: HubId, file: HubFile) -> tuple[Path | None, Checkpoi
     notes: tuple[str, ...] = ()
     try:
         checkpoint = read_folder(folder)
-        if checkpoint is not None:
-            return folder, checkpoint, ()
     except UsageError as error:
         # A download that stopped half way is no reason not to plan.
         notes = (f"the weights in the local cache are not whole ({error.message})",)
+    else:
+        if checkpoint is not None:
+            return folder, checkpoint, ()
     if hub.is_offline():
         return None, None, (*notes, "HF_HUB_OFFLINE is set: the bytes of the weights follow from config.json")
     try:
