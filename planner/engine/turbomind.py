@@ -358,7 +358,7 @@ class Turbomind:
         return exact(
             "exchange_buffer",
             round_up(max(step_bytes, logits_bytes), 2 * MIB),
-            f"max({self.max_step_tokens} x {self.text.hidden_size}, batch {self.settings.max_batch_size} x vocabulary) x 2",
+            f"max({self.max_step_tokens} x {self.text.hidden_size}, {self.settings.max_batch_size} x vocabulary) x 2",
             "hidden states and logits exchanged by the ranks",
             FORMULA,
         )

@@ -15,7 +15,7 @@ from planner.engine.versions import native_vision
 from planner.memory import kv_cache
 from planner.memory.pool import reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
-from planner.memory.weights import Allocation, head_rows, text_linears
+from planner.memory.weights import Allocation, head_rows
 from planner.model.spec import DenseMlp
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
@@ -196,25 +196,15 @@ class TurbomindBlocks(Turbomind):
         yield "sampling", 8 * self.text.vocab_size
 
     def load_staging(self) -> Term:
-        """torch's temporaries on the first GPU: the vocabulary matrix, or one layer's tensors."""
+        """torch's temporaries on the first GPU: one vocabulary matrix at a time, or one layer's tensors."""
         table = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES
-        layer = max(
-            sum(
-                linear.num_in * linear.num_out * _HALF_BYTES
-                for linear in text_linears(self.text, None, self.sharding)
-                if linear.what in names
-            )
-            // max(len(self.text.layer_groups[0].layers), 1)
-            for names in (("qkv", "output"), ("gate and up", "down"))
-        )
-        size = max(2 * table, layer)
         return Term(
             "load_staging",
-            size,
+            table,
             0,
-            size,
+            2 * table,
             Evidence("assumed", "read in the source of 0.5.3, not measured"),
-            f"2 x vocabulary matrix {format_bytes(table)}",
+            f"one vocabulary matrix, {self.text.vocab_size} x {self.text.hidden_size} x 2",
             "tensors on their way into the engine",
         )
 

@@ -23,7 +23,7 @@ _MAX_LENGTH_TOKENS = 2**28
 
 
 def read_dtype(fields: Fields) -> DType:
-    """The checkpoint's float type: ``torch_dtype`` (or ``dtype``, its newer name), at the top or in the language model."""
+    """The checkpoint's float type: ``torch_dtype`` (now ``dtype``), at the top or in the language model."""
     sections = [fields, *(fields.section(name) for name in _NESTED if fields.has(name))]
     for section in sections:
         for key in ("torch_dtype", "dtype"):

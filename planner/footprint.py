@@ -15,6 +15,8 @@ SERVES = "serves"
 DIES_LOADING = "dies while loading"
 NO_ROOM = "no room for the KV cache"
 DIES_STARTING = "dies while warming up"
+GROWING_TERMS = ("forward_buffers", "cuda_graphs", "late_code")
+"""Terms whose high end is what full load makes of them, not doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ class MemoryEstimate:
     def fits(self) -> bool:
         """Whether the engine starts and serves."""
         return self.verdict == SERVES
+
+    @property
+    def short_of_growth(self) -> bool:
+        """Whether what the process may grow by under full load is more than what stays free."""
+        return _growth_bytes(self.terms) > self.deployment.free_bytes - self.total_bytes
 
     @property
     def low_bytes(self) -> int:
@@ -99,7 +106,7 @@ def estimate_memory(deployment: Deployment) -> MemoryEstimate:
         free_at_kv_bytes=max(free_at_kv, 0),
         verdict=verdict,
         reasons=reasons,
-        warnings=_warnings(deployment, kv, total, after) if verdict == SERVES else (),
+        warnings=_warnings(deployment, kv, total, terms) if verdict == SERVES else (),
     )
 
 
@@ -108,7 +115,7 @@ def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, .
     low_free = free_bytes - sum(term.high_bytes for term in before)
     high_free = free_bytes - sum(term.low_bytes for term in before)
     doubtful = next((term for term in before if term.evidence.kind == "assumed"), None)
-    evidence = Evidence("assumed", f"as {doubtful.name}") if doubtful else FORMULA
+    evidence = Evidence("assumed", f"rests on the {doubtful.name.replace('_', ' ')}") if doubtful else FORMULA
     return Term(
         "kv_cache",
         kv.budget_bytes,
@@ -141,19 +148,23 @@ def _verdict(
     return SERVES, ()
 
 
-def _warnings(deployment: Deployment, kv: KvCache, total_bytes: int, after: tuple[Term, ...]) -> tuple[str, ...]:
+def _growth_bytes(terms: tuple[Term, ...]) -> int:
+    """What the buffers of a step may grow by once full batches come."""
+    return sum(term.high_bytes - term.size_bytes for term in terms if term.name in GROWING_TERMS)
+
+
+def _warnings(deployment: Deployment, kv: KvCache, total_bytes: int, terms: tuple[Term, ...]) -> tuple[str, ...]:
     warnings = []
-    settings = deployment.settings
-    growth = sum(term.high_bytes - term.size_bytes for term in after)
+    growth = _growth_bytes(terms)
     spare = deployment.free_bytes - total_bytes
     if growth > spare:
         warnings.append(
             f"under full load the process can grow by {format_gib(growth)} and {format_gib(spare)} are spare; "
             "a smaller ratio, batch or --max-prefill-token-num leaves room"
         )
-    if kv.tokens < settings.session_len:
+    session_len = deployment.settings.session_len
+    if kv.tokens < session_len:
         warnings.append(
-            f"the KV cache holds {kv.tokens} tokens, fewer than one session of {settings.session_len}; "
-            "longer requests fail"
+            f"the KV cache holds {kv.tokens:,} tokens, fewer than one session of {session_len:,}; longer requests fail"
         )
     return tuple(warnings)

@@ -1,0 +1,61 @@
+"""The `lmplan` command: it mounts the commands and turns every problem into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from planner import __version__
+from planner.errors import LmplanError
+from planner.lazy import LazyGroup
+
+COMMANDS = {
+    "estimate": ("planner.cli_estimate:estimate_command", "What LMDeploy will hold on a GPU, and whether it starts."),
+    "models": ("planner.cli_catalog:models_command", "The published models that lmplan knows by name."),
+    "gpus": ("planner.cli_catalog:gpus_command", "The GPUs that lmplan knows by name."),
+    "quantize": ("quantize.cli:quantize_command", "Run LMDeploy's AWQ from a reviewed recipe."),
+    "inspect": ("quantize.cli:inspect_command", "Check an AWQ checkpoint, tensor by tensor."),
+}
+"""Command -> where it lives and what it does; imported when called."""
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lmplan")
+def lmplan() -> None:
+    """Plan the GPU memory of language models served by LMDeploy.
+
+    Exit codes: 0 done, 1 a bug, 2 usage, 3 does not fit, 4 unsupported model, 5 this machine lacks something,
+    6 LMDeploy failed, 7 a check failed, 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code comes back. Problems are one line each, never a traceback."""
+    try:
+        result = lmplan.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except LmplanError as error:
+        return _complain(error.message, error.hint, error.exit_code)
+    except click.exceptions.Abort:
+        return _complain("interrupted", "", 130)
+    except click.ClickException as error:
+        return _complain(error.format_message(), "", error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`lmplan models | head`): nothing more to say, and nothing may be said on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, hint: str, exit_code: int) -> int:
+    click.echo(f"lmplan: {message}", err=True)
+    if hint:
+        click.echo(f"  {hint}", err=True)
+    return exit_code

@@ -1,0 +1,62 @@
+"""Options that several commands share, called as LMDeploy calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def deployment_options(command: Command) -> Command:
+    """Engine, version, weights, KV cache, tensor parallelism and lengths."""
+    options = (
+        click.option(
+            "--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy would take."
+        ),
+        click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
+        click.option(
+            "--weights",
+            type=click.Choice(["as-is", "w4a16"]),
+            default="as-is",
+            show_default=True,
+            help="Serve the checkpoint as it is, or its 4-bit AWQ form.",
+        ),
+        click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
+        click.option(
+            "--quant-policy",
+            type=click.Choice(["0", "4", "8"]),
+            default="0",
+            show_default=True,
+            help="Bits of the KV cache; 0 is 16-bit.",
+        ),
+        click.option(
+            "--cache-max-entry-count",
+            type=float,
+            metavar="RATIO",
+            help="Share of the memory free after loading that the KV cache takes.  [default: 0.8]",
+        ),
+        click.option("--tp", type=int, default=1, show_default=True, help="GPUs that share the model."),
+        click.option("--session-len", type=int, metavar="TOKENS", help="Default: the model's maximum."),
+        click.option("--max-batch-size", type=int, metavar="N", help="Default: LMDeploy's for that GPU."),
+        click.option("--max-prefill-token-num", type=int, metavar="TOKENS", help="[default: 8192]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def gpu_options(command: Command) -> Command:
+    """The GPU and what is free on it."""
+    options = (
+        click.option("--gpu", required=True, metavar="NAME|SIZE", help="A name of `lmplan gpus`, or such as 24GiB."),
+        click.option(
+            "--sm", type=int, metavar="CAPABILITY", help="Compute capability of a GPU given by size: 80 for 8.0."
+        ),
+        click.option("--free", metavar="SIZE", help="What a neighbour leaves free, such as 24GiB.  [default: all]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

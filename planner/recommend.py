@@ -1,0 +1,160 @@
+"""Which settings to use: the least loss of quality that starts, holds the sessions wanted and keeps room to grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from planner.engine.base import Deployment
+from planner.engine.settings import Wishes, decide
+from planner.errors import LmplanError
+from planner.footprint import MemoryEstimate, estimate_memory
+from planner.units import format_gib
+
+_QUALITY_ORDER = (("as-is", 0), ("as-is", 8), ("w4a16", 0), ("w4a16", 8), ("as-is", 4), ("w4a16", 4))
+"""Least loss first. 8-bit KV costs next to nothing, 4-bit weights a little, 4-bit KV more (LMDeploy's docs,
+`quantization/kv_quant.md` and `w4a16.md`, with their evaluation tables)."""
+_TP = (2, 4, 8)
+_MAX_RATIO = 0.95
+_MIN_RATIO = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A plan that serves, or None with the reasons why none does.
+
+    Attributes:
+        estimate: the recommended deployment, or None.
+        wishes: its settings as options.
+        why: sentences for people, the decision first.
+    """
+
+    estimate: MemoryEstimate | None
+    wishes: Wishes
+    why: tuple[str, ...]
+
+
+def recommend(current: MemoryEstimate, wishes: Wishes, context_tokens: int) -> Recommendation:
+    """The settings to use for `context_tokens` tokens a session, starting from what was asked for.
+
+    What serves as asked, holds a session and keeps room for its growth is confirmed, not replaced.
+    """
+    wanted = min(context_tokens, current.deployment.settings.session_len)
+    if _good(current, wanted):
+        return Recommendation(current, wishes, (*_confirm(current, wanted), *_more_tokens(current, wishes, wanted)))
+    rejected: list[str] = []
+    for candidate in _candidates(wishes):
+        plan = _plan(current.deployment, candidate)
+        if plan is None:
+            continue
+        if _good(plan, wanted):
+            return Recommendation(plan, candidate, (_decision(current, plan, candidate, wishes, wanted), *rejected[:3]))
+        rejected.append(f"{_named(candidate)}: {_lack(plan, wanted)}")
+    return Recommendation(
+        None,
+        wishes,
+        (f"nothing that LMDeploy offers holds one session of {wanted} tokens on this GPU", *rejected[-3:]),
+    )
+
+
+def safe_ratio(plan: MemoryEstimate) -> float:
+    """The largest cache_max_entry_count, to 0.01, that leaves room for all that may be held besides the KV cache."""
+    room = (
+        plan.deployment.free_bytes
+        - (plan.high_bytes - _kv_high(plan))
+        - (plan.transient.high_bytes if plan.transient else 0)
+    )
+    if plan.free_at_kv_bytes <= 0:
+        return _MIN_RATIO
+    return min(max(math.floor(100 * room / plan.free_at_kv_bytes) / 100, _MIN_RATIO), _MAX_RATIO)
+
+
+def _kv_high(plan: MemoryEstimate) -> int:
+    return next(term.high_bytes for term in plan.terms if term.name == "kv_cache")
+
+
+def _good(plan: MemoryEstimate, context_tokens: int) -> bool:
+    return plan.fits and not plan.short_of_growth and plan.max_sequences(context_tokens) >= 1
+
+
+def _candidates(wishes: Wishes) -> Iterator[Wishes]:
+    order = _QUALITY_ORDER if wishes.weights == "as-is" else [q for q in _QUALITY_ORDER if q[0] == wishes.weights]
+    for tp in (wishes.tp, *(tp for tp in _TP if tp > wishes.tp)):
+        for weights, quant_policy in order:
+            if 0 < wishes.quant_policy < (quant_policy or 16):
+                continue  # a coarser cache was asked for already
+            yield replace(wishes, weights=weights, quant_policy=quant_policy, tp=tp)
+
+
+def _plan(deployment: Deployment, wishes: Wishes) -> MemoryEstimate | None:
+    """The candidate with the largest safe ratio, or None where LMDeploy refuses it."""
+    try:
+        settings = decide(deployment.spec, deployment.gpu, deployment.settings.lmdeploy, wishes)
+        plan = estimate_memory(replace(deployment, settings=settings))
+        if wishes.cache_max_entry_count is None and not _ratio_holds(plan):
+            settings = replace(settings, cache_max_entry_count=safe_ratio(plan))
+            plan = estimate_memory(replace(deployment, settings=settings))
+        return plan
+    except LmplanError:
+        return None
+
+
+def _ratio_holds(plan: MemoryEstimate) -> bool:
+    return plan.fits and not plan.short_of_growth
+
+
+def _confirm(plan: MemoryEstimate, context_tokens: int) -> tuple[str, ...]:
+    count = plan.max_sequences(context_tokens)
+    return (
+        f"serves as asked: {format_gib(plan.deployment.free_bytes - plan.total_bytes)} stay free and "
+        f"{count} session{'s' if count != 1 else ''} of {context_tokens:,} tokens run at once",
+    )
+
+
+def _more_tokens(plan: MemoryEstimate, wishes: Wishes, context_tokens: int) -> tuple[str, ...]:
+    """What an 8-bit cache would add, where the cache is the limit."""
+    if wishes.quant_policy or plan.max_sequences(context_tokens) >= plan.deployment.settings.max_batch_size:
+        return ()
+    eight = _plan(plan.deployment, replace(wishes, quant_policy=8))
+    if eight is None or not eight.fits:
+        return ()
+    return (
+        f"--quant-policy 8 would hold {eight.kv_cache.tokens:,} tokens instead of {plan.kv_cache.tokens:,} "
+        "in the same memory",
+    )
+
+
+def _decision(
+    current: MemoryEstimate, plan: MemoryEstimate, chosen: Wishes, wishes: Wishes, context_tokens: int
+) -> str:
+    changes = []
+    if chosen.tp != wishes.tp:
+        changes.append(f"{chosen.tp} GPUs (--tp {chosen.tp})")
+    if chosen.weights != wishes.weights:
+        changes.append("4-bit weights (W4A16 AWQ)")
+    if chosen.quant_policy != wishes.quant_policy:
+        changes.append(f"{chosen.quant_policy or 16}-bit KV cache (--quant-policy {chosen.quant_policy})")
+    ratio = plan.deployment.settings.cache_max_entry_count
+    if ratio != current.deployment.settings.cache_max_entry_count:
+        changes.append(f"--cache-max-entry-count {ratio:g}")
+    count = plan.max_sequences(context_tokens)
+    return (
+        f"{' and '.join(changes) or 'the same settings'}: serves with "
+        f"{format_gib(plan.deployment.free_bytes - plan.total_bytes)} free and {count} session"
+        f"{'s' if count != 1 else ''} of {context_tokens:,} tokens; as asked, {_lack(current, context_tokens)}"
+    )
+
+
+def _lack(plan: MemoryEstimate, context_tokens: int) -> str:
+    if not plan.fits:
+        return f"it {plan.verdict} ({plan.reasons[0]})" if plan.verdict.startswith("dies") else plan.reasons[0]
+    if plan.max_sequences(context_tokens) < 1:
+        return f"the KV cache holds {plan.kv_cache.tokens:,} of the {context_tokens:,} tokens of a session"
+    return plan.warnings[0] if plan.warnings else "it serves"
+
+
+def _named(wishes: Wishes) -> str:
+    tp = f", tp {wishes.tp}" if wishes.tp > 1 else ""
+    weights = "weights as they are" if wishes.weights == "as-is" else "W4A16"
+    return f"{weights}, {wishes.quant_policy or 16}-bit KV{tp}"

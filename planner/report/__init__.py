@@ -1,0 +1,1 @@
+"""A plan in, a string out. Only the command line prints."""

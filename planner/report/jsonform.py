@@ -1,0 +1,95 @@
+"""A plan as one JSON object; `planner/data/schemas/estimate-1.schema.json` describes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from planner.api import Plan
+from planner.engine.settings import Settings
+from planner.footprint import MemoryEstimate
+from planner.memory.terms import Term
+
+SCHEMA = "lmplan.estimate/1"
+
+
+def render(plan: Plan) -> str:
+    """The object as text, indented, with a newline at the end."""
+    return json.dumps(to_object(plan), indent=2) + "\n"
+
+
+def to_object(plan: Plan) -> dict[str, Any]:
+    """The object. Sizes are whole bytes of one GPU, the one that holds most."""
+    memory = plan.memory
+    deployment = memory.deployment
+    best = plan.recommendation.estimate
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": deployment.spec.name,
+            "architecture": deployment.spec.architecture,
+            "num_parameters": memory.num_parameters,
+            "checkpoint_bytes": plan.checkpoint_bytes,
+            "dtype": deployment.spec.dtype.config_name,
+        },
+        "gpu": {
+            "name": deployment.gpu.name,
+            "memory_total_bytes": deployment.gpu.memory_total_bytes,
+            "free_bytes": deployment.free_bytes,
+        },
+        "settings": settings_object(deployment.settings),
+        "per_gpu": {
+            "terms": [_term(term) for term in memory.terms],
+            "total_bytes": memory.total_bytes,
+            "load_peak_bytes": memory.load_peak_bytes,
+        },
+        "kv_cache": {
+            "budget_bytes": memory.kv_cache.budget_bytes,
+            "block_tokens": memory.kv_cache.block_tokens,
+            "block_bytes": memory.kv_cache.block_bytes,
+            "blocks": memory.kv_cache.blocks,
+            "tokens": memory.kv_cache.tokens,
+            "context_tokens": plan.context_tokens,
+            "sequences": memory.max_sequences(plan.context_tokens),
+        },
+        "fits": memory.fits,
+        "verdict": memory.verdict,
+        "reasons": list(memory.reasons),
+        "notes": [*plan.notes, *memory.warnings],
+        "recommendation": {
+            "settings": _best_settings(best),
+            "why": list(plan.recommendation.why),
+            "command": plan.command,
+        },
+    }
+
+
+def settings_object(settings: Settings) -> dict[str, Any]:
+    """Settings as LMDeploy calls them."""
+    return {
+        "engine": settings.engine,
+        "lmdeploy": settings.lmdeploy.version,
+        "weights": settings.weights,
+        "dtype": settings.dtype.config_name,
+        "quant_policy": settings.quant_policy,
+        "cache_max_entry_count": settings.cache_max_entry_count,
+        "tp": settings.tp,
+        "session_len": settings.session_len,
+        "max_batch_size": settings.max_batch_size,
+        "max_prefill_token_num": settings.max_prefill_token_num,
+    }
+
+
+def _best_settings(best: MemoryEstimate | None) -> dict[str, Any] | None:
+    return settings_object(best.deployment.settings) if best else None
+
+
+def _term(term: Term) -> dict[str, Any]:
+    return {
+        "name": term.name,
+        "bytes": term.size_bytes,
+        "low_bytes": term.low_bytes,
+        "high_bytes": term.high_bytes,
+        "evidence": str(term.evidence),
+        "formula": term.formula,
+    }

@@ -1,0 +1,113 @@
+"""The sentences that every report shares."""
+
+from __future__ import annotations
+
+from planner.api import Plan
+from planner.units import format_gib
+
+CAPACITY_NOT_FOOTPRINT = (
+    "KV quantization and --cache-max-entry-count change how many tokens fit, not the footprint: the engine takes its "
+    "share of the free memory whatever the cache holds. --quant-policy 8 or 4 puts more tokens into the same memory; "
+    "a smaller ratio gives memory back and holds fewer tokens."
+)
+
+TERM_TITLES = {
+    "cuda_context": "CUDA context",
+    "kernel_code": "kernel code",
+    "weights": "weights",
+    "vision_tower": "vision tower",
+    "pool_rounding": "pool rounding",
+    "communicator": "NCCL",
+    "workspaces": "workspaces",
+    "kv_cache": "KV cache",
+    "batch_buffers": "batch buffers",
+    "gemm_workspace": "GEMM workspace",
+    "forward_buffers": "forward buffers",
+    "late_code": "late kernels",
+    "exchange_buffer": "exchange buffer",
+    "cuda_graphs": "CUDA graphs",
+}
+
+CONTEXTS = (2048, 8192, 32768, 131072)
+
+
+def title(name: str) -> str:
+    """A term's name for people."""
+    return TERM_TITLES.get(name, name.replace("_", " "))
+
+
+def headline(plan: Plan) -> str:
+    """The verdict in one line."""
+    memory = plan.memory
+    free = memory.deployment.free_bytes
+    if memory.fits:
+        return (
+            f"Serves: holds {format_gib(memory.total_bytes)} of {format_gib(free)}, "
+            f"{format_gib(free - memory.total_bytes)} stay free."
+        )
+    return f"{memory.verdict[0].upper()}{memory.verdict[1:]}: {memory.reasons[0]}."
+
+
+def model_line(plan: Plan) -> str:
+    """What is served."""
+    memory = plan.memory
+    spec, settings = memory.deployment.spec, memory.deployment.settings
+    quantized = f", {settings.quantization.method} {settings.quantization.bits}-bit" if settings.quantization else ""
+    return (
+        f"{spec.name} ({spec.architecture}, {memory.num_parameters / 1e9:.2f} B parameters, "
+        f"checkpoint {format_gib(plan.checkpoint_bytes)}{quantized}, runs in {settings.dtype.config_name})"
+    )
+
+
+def gpu_line(plan: Plan) -> str:
+    """What it is served on and with."""
+    deployment = plan.memory.deployment
+    gpu, settings = deployment.gpu, deployment.settings
+    part = f", part of {gpu.slice_of}" if gpu.slice_of else ""
+    free = (
+        f", {format_gib(deployment.free_bytes)} of {format_gib(gpu.memory_total_bytes)} free"
+        if deployment.free_bytes != gpu.memory_total_bytes
+        else f", {format_gib(gpu.memory_total_bytes)}"
+    )
+    tp = f", {settings.tp} of them" if settings.tp > 1 else ""
+    engine = "TurboMind" if settings.engine == "turbomind" else "PyTorch engine"
+    return (
+        f"{gpu.name} (compute capability {gpu.compute_capability / 10}{part}{free}{tp}), "
+        f"{engine} of LMDeploy {settings.lmdeploy.version}"
+    )
+
+
+def settings_line(plan: Plan) -> str:
+    """The settings, as LMDeploy calls them."""
+    settings = plan.memory.deployment.settings
+    return (
+        f"cache_max_entry_count {settings.cache_max_entry_count:g}, quant_policy {settings.quant_policy}, "
+        f"tp {settings.tp}, session_len {settings.session_len}, max_batch_size {settings.max_batch_size}, "
+        f"max_prefill_token_num {settings.max_prefill_token_num}"
+    )
+
+
+def capacity_rows(plan: Plan) -> list[tuple[int, int]]:
+    """Context length in tokens and sequences at once, for lengths up to the session's."""
+    memory = plan.memory
+    limit = memory.deployment.settings.session_len
+    contexts = sorted({c for c in CONTEXTS if c <= limit} | {plan.context_tokens})
+    return [(context, memory.max_sequences(context)) for context in contexts]
+
+
+def image_line(plan: Plan) -> str:
+    """What an image costs in tokens, or an empty string."""
+    tower = plan.memory.deployment.spec.vision
+    if tower is None:
+        return ""
+    return f"An image takes {tower.tokens_per_tile} tokens a tile, {tower.max_image_tokens} at most."
+
+
+def assumptions(plan: Plan) -> list[str]:
+    """Terms that nobody measured on this GPU, with their bands."""
+    return [
+        f"{title(term.name)} {format_gib(term.size_bytes)} "
+        f"({format_gib(term.low_bytes)} to {format_gib(term.high_bytes)}): {term.evidence.detail}"
+        for term in plan.memory.terms
+        if term.evidence.kind == "assumed" and term.name != "kv_cache"
+    ]
