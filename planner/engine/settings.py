@@ -135,7 +135,7 @@ def _named(spec: ModelSpec) -> str:
     return f"{spec.architecture} with {spec.text.architecture}"
 
 
-def _takers(known: dict[str, list[str]]) -> str:
+def _takers(known: dict[str, tuple[str, ...]]) -> str:
     return "TurboMind takes " + ", ".join(sorted(known["turbomind"]))
 
 

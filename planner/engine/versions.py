@@ -118,6 +118,7 @@ class TurbomindRules:
     int4_dtype: str
 
 
+@cache
 def turbomind_rules(version: Version) -> TurbomindRules:
     """TurboMind's rules in `version`."""
     table = read_toml("lmdeploy.toml")["turbomind"]
@@ -134,12 +135,14 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def turbomind_architectures(version: Version) -> list[str]:
+@cache
+def turbomind_architectures(version: Version) -> tuple[str, ...]:
     """The architectures that TurboMind takes in `version`."""
     entries = read_toml("lmdeploy.toml")["turbomind"]["architectures"]["list"]
-    return [entry["name"] for entry in entries if holds(entry["versions"], version)]
+    return tuple(entry["name"] for entry in entries if holds(entry["versions"], version))
 
 
+@cache
 def native_vision(architecture: str, version: Version) -> bool:
     """Whether TurboMind itself runs the vision tower of `architecture` in `version`."""
     for entry in read_toml("lmdeploy.toml")["turbomind"]["architectures"]["list"]:
@@ -148,12 +151,14 @@ def native_vision(architecture: str, version: Version) -> bool:
     return False
 
 
-def pytorch_architectures(version: Version) -> list[str]:
+@cache
+def pytorch_architectures(version: Version) -> tuple[str, ...]:
     """The architectures that the PyTorch engine takes in `version`; empty where it is not known."""
     section = read_toml("lmdeploy.toml")["pytorch"]["architectures"]
-    return list(section["list"]) if holds(section["versions"], version) else []
+    return tuple(section["list"]) if holds(section["versions"], version) else ()
 
 
+@cache
 def default_max_batch_size(version: Version, product: str) -> int:
     """LMDeploy's max_batch_size on a GPU of that product name when none is given."""
     entry = band(read_toml("lmdeploy.toml")["max_batch_size"], version)
