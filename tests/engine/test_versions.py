@@ -149,7 +149,7 @@ def test_other_spellings_of_a_release(text: str, rules: str) -> None:
 
 def test_the_pytorch_engine_is_known_for_one_version() -> None:
     assert "LlamaForCausalLM" in versions.pytorch_architectures(Version("0.18.0"))
-    assert versions.pytorch_architectures(Version("0.5.3")) == []
+    assert versions.pytorch_architectures(Version("0.5.3")) == ()
     with pytest.raises(UsageError, match="does not know the rules"):
         versions.band(TABLE["pytorch"]["kv_budget"], Version("0.17.0"))
 
