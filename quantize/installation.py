@@ -1,0 +1,168 @@
+"""The LMDeploy that is installed: how to start it, its version, companions and options. It is never imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from planner.errors import ChildFailedError, EnvironmentProblem
+
+EXECUTABLE_VARIABLE: Final = "LMPLAN_LMDEPLOY"
+INSTALL_HINT: Final = (
+    "Install it: pip install lmdeploy; without a GPU: pip install torch --index-url "
+    "https://download.pytorch.org/whl/cpu, then pip install --no-deps lmdeploy (docs/quantize.md lists the rest)"
+)
+# Importing torch from a cold disk takes minutes on some machines.
+_ASK_TIMEOUT_S: Final = 300
+_PACKAGES: Final = ("lmdeploy", "torch", "transformers", "datasets", "accelerate", "numpy", "torchvision")
+_PROBE: Final = """
+import importlib.metadata as metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+_VERSION: Final = re.compile(r"\d+\.\d+\.\d+\S*")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """An LMDeploy that can be started.
+
+    Attributes:
+        command: the words that start it; arguments follow.
+        version: of LMDeploy.
+        packages: name -> version of what it runs with, as far as it could be read.
+        options: the ``--options`` that its auto_awq lists.
+    """
+
+    command: tuple[str, ...]
+    version: str
+    packages: Mapping[str, str]
+    options: frozenset[str]
+
+
+def find_installation(environment: Mapping[str, str]) -> Installation:
+    """The LMDeploy to run: ``LMPLAN_LMDEPLOY``, the one beside this Python, the one on PATH, or this Python's module.
+
+    Raises:
+        EnvironmentProblem: there is none, or it does not answer.
+        ChildFailedError: it fails when asked for its options.
+    """
+    command = _find_command(environment)
+    packages = _packages(command, environment)
+    version = packages.get("lmdeploy") or _asked_version(command, environment)
+    help_text = _ask((*command, "lite", "auto_awq", "--help"), environment)
+    options = frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_text))
+    if "--work-dir" not in options:
+        raise ChildFailedError(
+            f"`{' '.join(command)} lite auto_awq --help` lists no --work-dir: {_last_line(help_text)}",
+            "Run it yourself to see what is wrong with this LMDeploy",
+        )
+    return Installation(command, version, packages, options)
+
+
+def _find_command(environment: Mapping[str, str]) -> tuple[str, ...]:
+    given = environment.get(EXECUTABLE_VARIABLE)
+    if given:
+        if not os.access(given, os.X_OK) or Path(given).is_dir():
+            raise EnvironmentProblem(f"{EXECUTABLE_VARIABLE} is {given}, which cannot be run", INSTALL_HINT)
+        return (str(Path(given).absolute()),)
+    beside = Path(sys.executable).with_name("lmdeploy")
+    if os.access(beside, os.X_OK):
+        return (str(beside),)
+    on_path = shutil.which("lmdeploy", path=environment.get("PATH"))
+    if on_path:
+        return (str(Path(on_path).absolute()),)
+    if find_spec("lmdeploy") is not None:
+        # -P keeps the working folder off the module path, where Python has it.
+        safe = ("-P",) if sys.version_info >= (3, 11) else ()
+        return (sys.executable, *safe, "-m", "lmdeploy")
+    raise EnvironmentProblem("LMDeploy is not installed: there is no `lmdeploy` to run", INSTALL_HINT)
+
+
+def _interpreter(command: tuple[str, ...]) -> str | None:
+    """The Python behind a console script, from its first lines; None where they do not say."""
+    if len(command) > 1:
+        return command[0]
+    try:
+        with Path(command[0]).open("rb") as file:
+            head = file.read(1024).decode("utf-8", "replace")
+    except OSError:
+        return None
+    # pip writes `#!/bin/sh` and `'''exec' /long/path/python "$0" "$@"` where the path is too long for the kernel.
+    match = re.match(r"#!\s*(/\S*python[\d.]*)\s*$", head, re.MULTILINE) or re.search(
+        r"^'''exec' \"?(/[^\"\n]*?python[\d.]*)\"? ", head, re.MULTILINE
+    )
+    return match[1] if match else None
+
+
+def _packages(command: tuple[str, ...], environment: Mapping[str, str]) -> Mapping[str, str]:
+    python = _interpreter(command)
+    if python is None:
+        return {}
+    try:
+        answer = subprocess.run(
+            [python, "-c", _PROBE, *_PACKAGES],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ASK_TIMEOUT_S,
+            cwd="/",
+            check=True,
+        )
+        found: dict[str, str] = json.loads(answer.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+    return found
+
+
+def _asked_version(command: tuple[str, ...], environment: Mapping[str, str]) -> str:
+    text = _ask((*command, "--version"), environment)
+    # Imports may print warnings before it; the version is the last line.
+    match = _VERSION.fullmatch(_last_line(text))
+    if match is None:
+        raise EnvironmentProblem(f"`{' '.join(command)} --version` answers {_last_line(text)[:80]!r}", INSTALL_HINT)
+    return match[0]
+
+
+def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> str:
+    try:
+        answer = subprocess.run(
+            command,
+            # argparse breaks lines, and options with them, at the terminal's width.
+            env={**environment, "COLUMNS": "500"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_ASK_TIMEOUT_S,
+            cwd="/",
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(f"`{' '.join(command)}` did not answer in {_ASK_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot run {command[0]}: {error.strerror or error}", INSTALL_HINT) from None
+    text = answer.stdout.decode("utf-8", "replace")
+    if answer.returncode:
+        raise ChildFailedError(
+            f"`{' '.join(command)}` fails (exit {answer.returncode}): {_last_line(text)}",
+            "LMDeploy or a package that it needs is broken; run that command to see all of it",
+        )
+    return text
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no output"

@@ -1,0 +1,111 @@
+"""The recipe: everything that a quantization run is told, as one strict model. Reading it is `recipe_file`'s part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+
+DRAWN: Final = "drawn"
+"""The dataset name for calibration text that lmplan draws itself."""
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+BatchSize = Annotated[
+    int | Literal["auto"],
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4096}, {"const": "auto"}]}),
+]
+
+
+class Calibration(BaseModel):
+    """What the activations are measured on. At most one of `dataset`, `text` and `data_free`."""
+
+    model_config = _STRICT
+
+    dataset: str | None = Field(None, min_length=1, description="A dataset that this LMDeploy names, or `drawn`.")
+    text: str | None = Field(None, min_length=1, description="Your own text: a .txt, .jsonl or .parquet file.")
+    text_field: str = Field("text", min_length=1, description="The field of .jsonl rows or .parquet columns to use.")
+    data_free: bool = Field(False, description="Round without calibration (LMDeploy 0.14 and later).")
+    samples: int = Field(128, ge=1, le=65536, description="Sequences to run.")
+    seqlen: int = Field(2048, ge=1, le=1048576, description="Tokens of each sequence.")
+    batch_size: BatchSize = Field("auto", description="Sequences a layer takes at once, or `auto`: as many as fit.")
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _batch_size(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or not 1 <= value <= 4096):
+            raise ValueError("expected a whole number from 1 to 4096, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Calibration:
+        given = [name for name in ("dataset", "text") if getattr(self, name) is not None]
+        given += ["data_free"] if self.data_free else []
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are set; keep one of them")
+        return self
+
+
+class Deployment(BaseModel):
+    """What the result is for: the estimate at the end is made for it."""
+
+    model_config = _STRICT
+
+    gpu: str = Field(min_length=1, description="A GPU that `lmplan gpus` lists, or a size such as 24GiB.")
+    sm: int | None = Field(None, ge=70, le=130, description="Compute capability, for a size only: 80, 89, ...")
+    num_gpus: int = Field(1, ge=1, le=64, description="GPUs that share the model (tensor parallel).")
+    engine: Literal["turbomind", "pytorch"] = "turbomind"
+    lmdeploy: str | None = Field(
+        None, min_length=1, description="LMDeploy version that serves; else the one that runs."
+    )
+    kv_bits: Literal[16, 8, 4] = Field(16, description="Bits of a KV cache element (quant_policy 0, 8, 4).")
+    ratio: float = Field(0.8, gt=0, lt=1, description="cache_max_entry_count.")
+    context_tokens: int = Field(8192, ge=1, le=2**28, description="Longest session in tokens.")
+    concurrency: int = Field(1, ge=1, le=65536, description="Sessions at once.")
+
+
+class Check(BaseModel):
+    """How far the result may be from what was predicted."""
+
+    model_config = _STRICT
+
+    bytes_tolerance: float = Field(
+        0.0001, ge=0, le=1, description="Share by which the checkpoint's bytes may differ from the predicted ones."
+    )
+
+
+class Recipe(BaseModel):
+    """One quantization job."""
+
+    model_config = _STRICT
+
+    model: str = Field(min_length=1, description="A folder, a Hugging Face id or a catalog name.")
+    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch of a Hugging Face id.")
+    draw: bool = Field(False, description="Draw the weights at random instead of loading them (tests, measuring).")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of what is drawn.")
+    output: str = Field(min_length=1, description="Folder of the result; it must not exist or be empty.")
+    method: Literal["awq"] = "awq"
+    bits: int = Field(4, ge=1, le=16, description="Bits of a weight; LMDeploy packs 4.")
+    group_size: int = Field(128, ge=1, le=2**14, description="Inputs that share a scale.")
+    symmetric: bool = Field(False, description="Without zero points; LMDeploy fails with it.")
+    search_scale: bool = Field(False, description="Search each layer's scale ratio: better, and far slower.")
+    dtype: Literal["auto", "float16", "bfloat16"] = "auto"
+    device: Literal["cuda", "cpu"] = "cuda"
+    trust_remote_code: bool = Field(False, description="Run Python files that come with the model.")
+    keep_statistics: bool = Field(False, description="Keep inputs_stats.pth and outputs_stats.pth in the result.")
+    silence_s: int = Field(3600, ge=1, le=604800, description="Give up after so many seconds without a line.")
+    calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
+    deployment: Deployment | None = None
+    check: Check = Field(default_factory=lambda: Check.model_validate({}))
+
+    def sha256(self) -> str:
+        """Hash of the recipe's meaning: defaults are spelled out, and neither comments nor order count."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe file, for editors and reviewers."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
