@@ -6,10 +6,11 @@ are those of the public source of 0.16.0 (`src/turbomind/`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from planner.engine import host
 from planner.engine.base import Deployment
+from planner.engine.memo import once_per_weights
 from planner.engine.turbomind_load import staging_bytes
 from planner.engine.versions import native_vision, turbomind_rules
 from planner.memory import kv_cache, weights
@@ -56,6 +57,12 @@ class Turbomind:
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, tp)
 
+    @property
+    def weights_key(self) -> Hashable:
+        """Everything that the bytes of the weights follow from."""
+        version, capability = self.settings.lmdeploy.rules, self.deployment.gpu.compute_capability
+        return type(self), self.spec, self.quantization, self.sharding, version, capability
+
     def _intermediate_multiple(self) -> int:
         """Padding of an MLP's intermediate size; 1 for none."""
         if self.rules.intermediate_padding == "none":
@@ -71,17 +78,14 @@ class Turbomind:
 
     def before_kv(self) -> tuple[Term, ...]:
         """Context, code, weights, vision tower, what the pool rounds up, and NCCL."""
-        text_bytes, text_aligned = _sums(self.text_allocations())
-        vision = list(self.vision_allocations())
-        vision_bytes, vision_aligned = _sums(vision)
-        used = text_aligned + vision_aligned
-        pool_bytes = reserved(used)
+        text_bytes, vision_bytes = self.weights_bytes()
+        pool_bytes = reserved(self._pool_used_bytes())
         terms = [
             self.host.cuda_context,
             self.host.kernel_code,
             exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
         ]
-        if vision:
+        if vision_bytes:
             terms.append(
                 exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), "vision tower and projector")
             )
@@ -98,6 +102,12 @@ class Turbomind:
         if nccl is not None:
             terms.append(nccl)
         return tuple(terms)
+
+    @once_per_weights
+    def weights_bytes(self) -> tuple[int, int]:
+        """Bytes of the language model's and of the vision tower's tensors on one rank."""
+        text = sum(a.total_bytes for a in self.text_allocations())
+        return text, sum(a.total_bytes for a in self.vision_allocations())
 
     def text_allocations(self) -> Iterable[Allocation]:
         """The language model's weights on one rank as the engine allocates them."""
@@ -151,6 +161,7 @@ class Turbomind:
         }.get(linear.what, linear.what)
         return any(part in module for part in quantization.unquantized)
 
+    @once_per_weights
     def transient(self) -> Term | None:
         """Freed temporaries of the weights' conversion, which the pool still keeps when the KV cache is sized.
 
@@ -265,6 +276,7 @@ class Turbomind:
                 yield 16 * group.mlp.num_experts, 2 * len(group.layers)  # pointers to the experts' weights
                 break
 
+    @once_per_weights
     def _pool_used_bytes(self) -> int:
         """What the weights take of their pool."""
         return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
@@ -365,6 +377,7 @@ class Turbomind:
 
     # --- while loading -------------------------------------------------------------------------------------------
 
+    @once_per_weights
     def load_staging(self) -> Term:
         """torch's cache while the loader fills the weights; given back before free memory is read."""
         size = staging_bytes(self.text, self.quantization)
@@ -385,12 +398,3 @@ class Turbomind:
         tower = self.spec.vision
         assert tower is not None
         return f"{tower.num_layers} layers of {tower.hidden_size} x {tower.intermediate_size}, 16-bit = {size} bytes"
-
-
-def _sums(allocations: Iterable[Allocation]) -> tuple[int, int]:
-    """Bytes asked for, and bytes aligned."""
-    asked = held = 0
-    for allocation in allocations:
-        asked += allocation.total_bytes
-        held += allocation.aligned_bytes
-    return asked, held

@@ -1,0 +1,67 @@
+"""What is remembered of the weights equals what is computed afresh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from planner.engine import memo, versions
+from planner.engine.base import Deployment
+from planner.engine.pick import pick_engine
+from planner.engine.settings import Wishes, decide
+from planner.engine.turbomind import Turbomind
+from planner.footprint import MemoryEstimate, estimate_memory
+from planner.gpu import find_gpu
+from planner.model import catalog
+from planner.model.arch import read_spec
+
+REMEMBERED = ("weights_bytes", "transient", "_pool_used_bytes", "load_staging")
+
+
+def _deployments() -> Iterator[Deployment]:
+    for model in ("internlm2_5-7b", "qwen3-30b-a3b", "internvl2-26b", "qwen2.5-1.5b"):
+        entry = catalog.load(model)
+        assert entry is not None
+        spec = read_spec(entry.config, model)
+        for version in ("0.18.0", "0.15.0"):
+            for gpu in (find_gpu("a100-80g"), find_gpu("h200")):
+                for wishes in (Wishes(), Wishes(weights="w4a16", tp=2), Wishes(quant_policy=8, max_batch_size=4)):
+                    settings = decide(spec, gpu, versions.resolve(version), wishes)
+                    yield Deployment(spec, gpu, gpu.memory_total_bytes, settings)
+
+
+def test_estimates_are_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered = [estimate_memory(deployment) for deployment in _deployments()]
+    for name in REMEMBERED:
+        monkeypatch.setattr(Turbomind, name, getattr(Turbomind, name).__wrapped__)
+    afresh: list[MemoryEstimate] = [estimate_memory(deployment) for deployment in _deployments()]
+    assert afresh == remembered
+
+
+def test_one_computation_for_one_key() -> None:
+    calls = []
+
+    class Counted:
+        weights_key = "same"
+
+        @memo.once_per_weights
+        def value(self) -> int:
+            calls.append(self)
+            return 7
+
+    assert Counted().value() == Counted().value() == 7
+    assert len(calls) == 1
+
+
+def test_the_version_is_part_of_the_key() -> None:
+    # Vision towers moved into the engine in 0.16: the same rules otherwise, other bytes under tensor parallelism.
+    entry = catalog.load("internvl2-26b")
+    assert entry is not None
+    spec, gpu = read_spec(entry.config, "internvl2-26b"), find_gpu("a100-80g")
+    sizes = set()
+    for version in ("0.15.0", "0.16.0"):
+        settings = decide(spec, gpu, versions.resolve(version), Wishes(tp=2))
+        engine = pick_engine(Deployment(spec, gpu, gpu.memory_total_bytes, settings))
+        sizes.add(next(term.size_bytes for term in engine.before_kv() if term.name == "vision_tower"))
+    assert len(sizes) == 2
