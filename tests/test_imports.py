@@ -1,0 +1,115 @@
+"""Imports run one way, and planning pulls in nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import planner
+
+ROOT = Path(planner.__file__).parent
+LAYERS = (
+    ("planner", "planner.errors", "planner.units", "planner.data"),
+    ("planner.model",),
+    ("planner.gpu",),
+    ("planner.memory",),
+    ("planner.engine",),
+    ("planner.footprint",),
+    ("planner.recommend", "planner.launch"),
+    ("planner.api",),
+    ("planner.report",),
+    ("planner.options", "planner.lazy"),
+    ("planner.cli_estimate", "planner.cli_catalog"),
+    ("planner.cli",),
+)
+"""Lowest first. A module imports from its own layer and from those before it."""
+HEAVY = ("torch", "transformers", "lmdeploy", "huggingface_hub", "safetensors", "pydantic", "rich", "yaml", "numpy")
+
+
+def _module_name(path: Path) -> str:
+    parts = ["planner", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every project module that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            # `from planner.model import catalog` imports a module; `from planner.units import GIB` does not.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else node.module or "" for name in names]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] in ("planner", "quantize"))
+
+
+def _layer(module: str) -> int:
+    for index, layer in enumerate(LAYERS):
+        for name in layer:
+            if module == name or (name != "planner" and module.startswith(f"{name}.")):
+                return index
+    raise AssertionError(f"{module} has no place in LAYERS")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_downwards(module: str) -> None:
+    if module == "planner":
+        return  # it names the library's entry, imported on first use
+    for name in _imports(MODULES[module]):
+        assert _layer(name) <= _layer(module), f"{module} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_planner_never_imports_quantize(module: str) -> None:
+    assert not any(name.startswith("quantize") for name in _imports(MODULES[module]))
+
+
+def test_there_is_no_cycle() -> None:
+    graph = {module: set(_imports(path)) - {module} for module, path in MODULES.items() if module != "planner"}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module in done or module not in graph:
+            return
+        for name in graph[module]:
+            visit(name, (*trail, module))
+        done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_an_estimate_loads_nothing_heavy() -> None:
+    code = f"""
+import sys
+from planner.cli import run
+for form in ("table", "markdown", "json"):
+    assert run(["estimate", "--model", "internlm2_5-7b", "--gpu", "a100-24g", "--format", form]) == 0
+loaded = [name for name in {HEAVY} if name in sys.modules]
+assert not loaded, loaded
+assert not any(name.partition(".")[0] == "quantize" for name in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hugging_face_keys_are_spelled_in_one_place() -> None:
+    """Past `planner.model` nobody opens a config.json."""
+    keys = ("num_key_value_heads", "num_hidden_layers", "num_attention_heads", "torch_dtype", "quantization_config")
+    for module, path in MODULES.items():
+        if module.startswith("planner.model"):
+            continue
+        constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        assert not [key for key in keys if key in constants], module
