@@ -11,6 +11,8 @@ MAX_DIMENSION: Final = 2**24
 """No published tensor has a side near this; a larger value is a slip, and its product would mean nothing."""
 MAX_COUNT: Final = 2**14
 """Upper bound for layers, heads and experts (DeepSeek-V3 has 256 experts, Llama-3.1-405B 126 layers)."""
+_MAX_CLASS_NAME: Final = 100
+"""Longer than any class of transformers; a longer name is no name, and messages show it."""
 
 
 def _describe(value: object) -> str:
@@ -128,6 +130,8 @@ class Fields:
             ConfigError: the list is missing, empty or holds something else than texts.
         """
         names = self.texts("architectures")
+        if names and not (names[0].isidentifier() and len(names[0]) <= _MAX_CLASS_NAME):
+            raise self._wrong("architectures", list(names), "a list with the model's class, such as LlamaForCausalLM")
         if not names:
             raise ConfigError(
                 f"config.json: {self.key('architectures')} is missing or empty; "
