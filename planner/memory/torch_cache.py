@@ -21,7 +21,7 @@ _LARGE_SEGMENT_BYTES: Final = 20 * MIB
 _SEGMENT_ROUND_BYTES: Final = 2 * MIB
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Block:
     size_bytes: int
     small: bool
