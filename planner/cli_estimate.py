@@ -7,8 +7,15 @@ from typing import Any
 import click
 
 from planner.api import estimate
+from planner.data import ROOT
 from planner.errors import DoesNotFitError
 from planner.options import deployment_options, gpu_options
+
+
+def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo((ROOT / "schemas" / "estimate-1.schema.json").read_text(encoding="utf-8"), nl=False)
+        ctx.exit()
 
 
 @click.command("estimate")
@@ -20,6 +27,14 @@ from planner.options import deployment_options, gpu_options
 @click.option("--context", type=int, metavar="TOKENS", help="Length of a session to plan for.  [default: 8192]")
 @click.option("--explain", is_flag=True, help="Print each term's formula with the numbers put in.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of --format json and exit.",
+)
 def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any) -> int:
     """Estimate what LMDeploy will hold on a GPU, term by term.
 
@@ -35,9 +50,11 @@ def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any)
 
         click.echo(jsonform.render(plan), nl=False)
     elif form == "markdown":
-        from planner.report import markdown
+        from planner.report import markdown, table
 
         click.echo(markdown.render(plan), nl=False)
+        if explain:
+            click.echo(f"\n```\n{table.explain(plan)}```")
     else:
         from planner.report import table
 
