@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -34,17 +35,25 @@ def lmplan() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character gets a question mark and not a traceback.
+            stream.reconfigure(errors="replace")
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code comes back. Problems are one line each, never a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = lmplan.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        result = lmplan.main(args=words or ["--help"], prog_name="lmplan", standalone_mode=False)
     except LmplanError as error:
         return _complain(error.message, error.hint, error.exit_code)
     except click.exceptions.Abort:
         return _complain("interrupted", "", 130)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "lmplan"
+        return _complain(error.format_message(), f"`{path} --help` lists the options", error.exit_code)
     except click.ClickException as error:
         return _complain(error.format_message(), "", error.exit_code)
     except BrokenPipeError:

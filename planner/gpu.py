@@ -71,6 +71,8 @@ def find_gpu(text: str, sm: int | None = None) -> Gpu:
     """
     if re.match(r"[0-9.]+\s*[kmgtKMGT]i?[bB]\s*$", text.strip()):
         return _by_size(text, sm)
+    if re.fullmatch(r"[0-9.]+\s*[kmgt]?i?", text.strip(), re.IGNORECASE):
+        raise UsageError(f"--gpu {text[:40]} has no unit", "24GiB is 24 x 2**30 bytes, 24GB is 24 x 10**9")
     if sm is not None:
         raise UsageError(f"--sm goes with a size such as 24GiB; {text} has its own compute capability")
     data = read_toml("gpus.toml")

@@ -9,6 +9,8 @@ from typing import Final
 KIB: Final = 2**10
 MIB: Final = 2**20
 GIB: Final = 2**30
+MAX_SIZE_BYTES: Final = 2**50
+"""No GPU memory is near this; a larger size is a slip."""
 
 _UNITS: Final = {
     "b": 1,
@@ -28,7 +30,7 @@ def parse_bytes(text: str) -> int:
     """Read a size with its unit, such as ``24GiB`` (2**30) or ``24GB`` (10**9).
 
     Raises:
-        ValueError: there is no unit, the unit is unknown, or the size is not a positive number.
+        ValueError: there is no unit, the unit is unknown, or the size is zero or absurd.
     """
     match = _SIZE.fullmatch(text)
     if not match:
@@ -37,10 +39,10 @@ def parse_bytes(text: str) -> int:
     factor = _UNITS.get(unit.lower())
     if factor is None:
         raise ValueError(f"{text!r} has the unknown unit {unit!r}; use MiB, GiB, MB or GB")
-    size_bytes = round(float(number) * factor)
-    if size_bytes <= 0:
-        raise ValueError(f"{text!r} is not a positive size")
-    return size_bytes
+    size = float(number) * factor
+    if not 0.5 < size < MAX_SIZE_BYTES:
+        raise ValueError(f"{text[:40]!r} is not between one byte and {format_gib(MAX_SIZE_BYTES, 0)}")
+    return round(size)
 
 
 def format_gib(size_bytes: int, digits: int = 2) -> str:
