@@ -98,7 +98,7 @@ def estimate(
         free: bytes free before the process starts, as a number or such as ``24GiB``; the whole card by default.
         lmdeploy: version, such as ``0.5.3``; the newest known by default.
         context: tokens of a session to plan for; 8192, or the model's maximum where that is less.
-        weights: ``as-is`` or ``w4a16``.
+        weights: ``as-is``, ``w4a16`` or ``fp8``.
         engine, dtype, quant_policy, cache_max_entry_count, tp, session_len, max_batch_size,
             max_prefill_token_num: as LMDeploy calls them, with that version's defaults for that GPU.
 
@@ -136,8 +136,8 @@ def estimate(
 
 
 def _weights(weights: str) -> str:
-    if weights not in ("as-is", "w4a16"):
-        raise UsageError(f"--weights is {weights!r}; expected as-is or w4a16")
+    if weights not in ("as-is", "w4a16", "fp8"):
+        raise UsageError(f"--weights is {weights!r}; expected as-is, w4a16 or fp8")
     return weights
 
 

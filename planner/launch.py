@@ -11,8 +11,8 @@ from planner.footprint import MemoryEstimate
 
 def model_argument(model: str, settings: Settings, quantized_already: bool) -> str:
     """What to serve: the model itself, or the folder that quantizing it will write."""
-    if settings.weights == "w4a16" and not quantized_already:
-        return f"./{model.rstrip('/').rpartition('/')[2]}-w4a16"
+    if settings.weights != "as-is" and not quantized_already:
+        return f"./{model.rstrip('/').rpartition('/')[2]}-{settings.weights}"
     return model
 
 

@@ -19,10 +19,10 @@ def deployment_options(command: Command) -> Command:
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
         click.option(
             "--weights",
-            type=click.Choice(["as-is", "w4a16"]),
+            type=click.Choice(["as-is", "w4a16", "fp8"]),
             default="as-is",
             show_default=True,
-            help="Serve the checkpoint as it is, or its 4-bit AWQ form.",
+            help="Serve the checkpoint as it is, or its 4-bit AWQ or blocked fp8 form.",
         ),
         click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
         click.option(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from planner.engine.settings import Settings
 from planner.gpu import Gpu
 from planner.memory.terms import KvCache, Term
+from planner.memory.weights import Allocation, Sharding
 from planner.model.spec import ModelSpec
 
 
@@ -24,12 +26,22 @@ class Deployment:
 class Engine(Protocol):
     """The memory of one GPU (the one that holds most) under one engine and version."""
 
+    sharding: Sharding
+
+    def text_allocations(self) -> Iterable[Allocation]:
+        """The language model's weights on one rank as the engine allocates them."""
+        ...
+
     def before_kv(self) -> tuple[Term, ...]:
         """What is held when the engine asks how much memory is free."""
         ...
 
     def transient(self) -> Term | None:
         """What is held besides when the KV cache is sized and given back before the engine serves, if anything."""
+        ...
+
+    def kv_reserve_bytes(self) -> int:
+        """What is taken off the free memory before the KV cache gets its share of the rest."""
         ...
 
     def kv_cache(self, free_bytes: int) -> KvCache:

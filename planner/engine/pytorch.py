@@ -96,7 +96,7 @@ class PytorchEngine:
         for linear in weights.vision_linears(tower, self.settings.tp):
             yield weights.plain_linear(linear)
 
-    def runtime_reserve_bytes(self) -> int:
+    def kv_reserve_bytes(self) -> int:
         """What the engine sets aside for logits before it sizes the KV cache."""
         tokens = self.settings.max_prefill_token_num + 2 * self.settings.max_batch_size
         return tokens * self.text.vocab_size * int(self.budget["vocab_element_bytes"])
@@ -122,7 +122,7 @@ class PytorchEngine:
 
     def kv_cache(self, free_bytes: int) -> KvCache:
         """int((free - reserve) x ratio) // block bytes; one block is never used."""
-        reserve = self.runtime_reserve_bytes()
+        reserve = self.kv_reserve_bytes()
         share = int(max(free_bytes - reserve, 0) * self.settings.cache_max_entry_count)
         block = self.block_bytes()
         blocks = share // block
@@ -139,7 +139,7 @@ class PytorchEngine:
         """CUDA graphs and their block tables; activations come with load."""
         sizes = self.capture_sizes()
         tables = sum(int(self.graphs["block_table_element_bytes"]) * size * kv.blocks for size in sizes)
-        reserve = self.runtime_reserve_bytes()
+        reserve = self.kv_reserve_bytes()
         return (
             Term(
                 "cuda_graphs",

@@ -201,6 +201,10 @@ class Turbomind:
 
     # --- the KV cache --------------------------------------------------------------------------------------------
 
+    def kv_reserve_bytes(self) -> int:
+        """Nothing: the ratio is a share of all that is free."""
+        return 0
+
     def kv_cache(self, free_bytes: int) -> KvCache:
         """One region of the ratio's share of free memory, cut into slabs."""
         settings, rules = self.settings, self.rules

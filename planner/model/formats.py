@@ -12,6 +12,9 @@ from planner.units import ceil_div
 
 W4A16 = Quantization(method="awq", bits=4, group_size=128)
 """What `lmdeploy lite auto_awq` writes at its defaults (`lmdeploy/lite/apis/auto_awq.py`, w_bits and w_group_size)."""
+FP8 = Quantization(method="fp8", bits=8, group_size=128)
+"""Blocked fp8 as published checkpoints have it (Qwen3-8B-FP8, weight_block_size), the one block that LMDeploy takes
+(`lmdeploy/turbomind/converter.py`, 0.18.0). LMDeploy has no tool that writes it for TurboMind."""
 
 _PACKED_PER_INT32 = 8
 
@@ -76,16 +79,17 @@ def _replace(group: TensorGroup, quantization: Quantization) -> Iterator[TensorG
 
 
 def choose(spec: ModelSpec, weights: str) -> Quantization | None:
-    """The storage format for ``--weights``: ``as-is`` keeps the checkpoint's, ``w4a16`` is AWQ.
+    """The storage format for ``--weights``: ``as-is`` keeps the checkpoint's, ``w4a16`` is AWQ, ``fp8`` blocked fp8.
 
     Raises:
-        ConfigError: ``w4a16`` for a checkpoint that is quantized already in another way.
+        ConfigError: another format for a checkpoint that is quantized already.
     """
-    if weights == "as-is" or (spec.quantization and spec.quantization.method in ("awq", "gptq")):
+    methods = {"w4a16": ("awq", "gptq"), "fp8": ("fp8",)}
+    if weights == "as-is" or (spec.quantization and spec.quantization.method in methods[weights]):
         return spec.quantization
     if spec.quantization is not None:
         raise ConfigError(
-            f"{spec.name} is quantized already ({spec.quantization.method}); w4a16 starts from 16-bit weights",
+            f"{spec.name} is quantized already ({spec.quantization.method}); {weights} starts from 16-bit weights",
             "Plan the 16-bit model instead, or use --weights as-is",
         )
-    return W4A16
+    return {"w4a16": W4A16, "fp8": FP8}[weights]
