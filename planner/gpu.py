@@ -11,6 +11,9 @@ from planner.data import read_toml
 from planner.errors import UsageError, perhaps
 from planner.units import format_gib, parse_bytes
 
+_SEPARATORS = str.maketrans("", "", " -_.")
+"""What does not count in a name: RTX4090, rtx_4090 and rtx-4090 are one card."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -71,10 +74,13 @@ def find_gpu(text: str, sm: int | None = None) -> Gpu:
     """
     if re.match(r"[0-9.]+\s*[kmgtKMGT]i?[bB]\s*$", text.strip()):
         return _by_size(text, sm)
-    if re.fullmatch(r"[0-9.]+\s*[kmgt]?i?", text.strip(), re.IGNORECASE):
-        raise UsageError(f"--gpu {text[:40]} has no unit", "24GiB is 24 x 2**30 bytes, 24GB is 24 x 10**9")
+    gpu = _by_name(text)
     if sm is not None:
-        raise UsageError(f"--sm goes with a size such as 24GiB; {text} has its own compute capability")
+        raise UsageError(f"--sm goes with a size such as 24GiB; {gpu.name} has its own compute capability")
+    return gpu
+
+
+def _by_name(text: str) -> Gpu:
     data = read_toml("gpus.toml")
     wanted = text.strip().lower()
     if wanted in data and wanted != "slices":
@@ -83,9 +89,12 @@ def find_gpu(text: str, sm: int | None = None) -> Gpu:
         return _slice(wanted, data)
     names: list[str] = []
     for gpu in catalog():
-        names += [gpu.name, *gpu.aliases]
-        if wanted in gpu.aliases:
+        known = (gpu.name, *gpu.aliases)
+        names += known
+        if wanted.translate(_SEPARATORS) in (name.translate(_SEPARATORS) for name in known):
             return gpu
+    if re.fullmatch(r"[0-9.]+\s*[kmgt]?i?", wanted):
+        raise UsageError(f"--gpu {wanted[:40]} has no unit", "24GiB is 24 x 2**30 bytes, 24GB is 24 x 10**9")
     hint = perhaps(wanted, names) or "`lmplan gpus` lists them; a bare size works too: --gpu 24GiB --sm 80"
     raise UsageError(f"unknown GPU {text!r}", hint)
 

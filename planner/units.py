@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Final
 
@@ -73,4 +72,4 @@ def round_up(value: int, multiple: int) -> int:
 
 def ceil_pow2(value: int) -> int:
     """The smallest power of two that is at least `value` (which is at least 1)."""
-    return 1 << math.ceil(math.log2(value)) if value > 1 else 1
+    return 1 << (value - 1).bit_length()
