@@ -20,6 +20,7 @@ LAYERS = (
     ("planner.memory",),
     ("planner.engine",),
     ("planner.footprint",),
+    ("planner.throughput",),
     ("planner.recommend", "planner.launch"),
     ("planner.api",),
     ("planner.report",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from planner.engine import versions
@@ -33,6 +33,8 @@ def _specs() -> dict[str, ModelSpec]:
 
 SPECS = _specs()
 GPUS = {gpu.name: gpu for gpu in catalog()}
+# LMDeploy refuses many random settings; those cases are drawn again.
+ANY_SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 VERSIONS = ("0.4.0", "0.5.3", "0.6.0", "0.10.2", "0.12.0", "0.14.0", "0.15.0", "0.18.0", "0.99.0")
 
 
@@ -82,7 +84,7 @@ def _planned(case: Case, free_bytes: int | None = None) -> MemoryEstimate:
         raise
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(CASES, FREE)
 def test_an_estimate_is_the_sum_of_its_terms(case: Case, free_bytes: int) -> None:
     plan = _planned(case, free_bytes)
@@ -97,7 +99,7 @@ def test_an_estimate_is_the_sum_of_its_terms(case: Case, free_bytes: int) -> Non
         assert term.what
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(CASES, FREE)
 def test_a_verdict_goes_with_its_numbers(case: Case, free_bytes: int) -> None:
     plan = _planned(case, free_bytes)
@@ -111,7 +113,7 @@ def test_a_verdict_goes_with_its_numbers(case: Case, free_bytes: int) -> None:
     assert kv.tokens <= kv.blocks * kv.block_tokens
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(CASES, FREE, st.integers(0, 100 * GIB))
 def test_more_free_memory_never_lowers_capacity(case: Case, free_bytes: int, more_bytes: int) -> None:
     small, large = _planned(case, free_bytes), _planned(case, free_bytes + more_bytes)
@@ -121,7 +123,7 @@ def test_more_free_memory_never_lowers_capacity(case: Case, free_bytes: int, mor
         assert small.max_sequences(context) <= large.max_sequences(context)
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(CASES, FREE, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_a_larger_ratio_never_lowers_capacity(case: Case, free_bytes: int, one: float, other: float) -> None:
     def plan(ratio: float) -> MemoryEstimate:
@@ -138,23 +140,24 @@ def _as_dict(wishes: Wishes) -> dict[str, object]:
     return {name: getattr(wishes, name) for name in Wishes.__dataclass_fields__}
 
 
-@settings(deadline=None)
-@given(CASES)
-def test_ranks_together_hold_at_least_the_whole(case: Case) -> None:
-    assume(case.wishes.tp > 1)
-    alone = Wishes(**{**_as_dict(case.wishes), "tp": 1})
-    whole = _planned(Case(case.model, case.gpu, case.version, alone))
-    rank = _planned(case)
+@ANY_SETTINGS
+@given(CASES, st.sampled_from([2, 4, 8]))
+def test_ranks_together_hold_at_least_the_whole(case: Case, tp: int) -> None:
+    def plan(tp: int) -> MemoryEstimate:
+        wishes = Wishes(**{**_as_dict(case.wishes), "tp": tp})
+        return _planned(Case(case.model, case.gpu, case.version, wishes))
+
+    whole, rank = plan(1), plan(tp)
     for name in ("weights", "vision_tower"):
-        assert case.wishes.tp * _term_bytes(rank, name) >= _term_bytes(whole, name)
-    assert case.wishes.tp * rank.kv_cache.block_bytes >= whole.kv_cache.block_bytes
+        assert tp * _term_bytes(rank, name) >= _term_bytes(whole, name)
+    assert tp * rank.kv_cache.block_bytes >= whole.kv_cache.block_bytes
 
 
 def _term_bytes(plan: MemoryEstimate, name: str) -> int:
     return sum(term.size_bytes for term in plan.terms if term.name == name)
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(st.sampled_from(sorted(SPECS)), st.sampled_from([0, 4, 8]), st.integers(1, 256), st.integers(1, 8))
 def test_kv_is_linear_in_tokens(model: str, quant_policy: int, block_tokens: int, tp: int) -> None:
     text = SPECS[model].text
@@ -162,7 +165,7 @@ def test_kv_is_linear_in_tokens(model: str, quant_policy: int, block_tokens: int
     assert block_bytes(text, quant_policy, block_tokens, tp) == block_tokens * one_token
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(CASES, FREE)
 def test_capacity_is_linear_in_sequences_up_to_a_block(case: Case, free_bytes: int) -> None:
     plan = _planned(case, free_bytes)
@@ -173,7 +176,7 @@ def test_capacity_is_linear_in_sequences_up_to_a_block(case: Case, free_bytes: i
         assert held * each <= kv.blocks * kv.block_tokens < (held + 1) * each
 
 
-@settings(deadline=None)
+@ANY_SETTINGS
 @given(CASES, FREE)
 def test_kv_quantization_changes_capacity_and_not_the_footprint(case: Case, free_bytes: int) -> None:
     assume(case.wishes.engine != "pytorch")
