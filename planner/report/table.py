@@ -76,7 +76,7 @@ def _terms(plan: Plan) -> str:
             wording.title(term.name),
             f"{term.size_bytes / GIB:.2f}",
             f"{term.size_bytes / total:.0%}",
-            str(term.evidence),
+            wording.short_evidence(term.evidence),
         ]
         for term in memory.terms
     ]
@@ -107,7 +107,9 @@ def _capacity(plan: Plan) -> str:
 def _recommendation(plan: Plan) -> str:
     why = list(plan.recommendation.why)
     lines = [_wrap(f"Recommended: {why[0]}.")] if plan.command else [_wrap(f"Recommended: none, {why[0]}.")]
-    lines += [_wrap(f"  - {reason}.") for reason in why[1:]]
+    lines += [
+        textwrap.fill(f"- {reason}.", _WIDTH, initial_indent="  ", subsequent_indent="    ") for reason in why[1:]
+    ]
     if plan.command:
         lines.append(f"\n  {plan.command}")
     return "\n".join(lines)

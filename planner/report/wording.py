@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from planner.api import Plan
-from planner.units import format_gib
+from planner.memory.terms import Evidence
+from planner.units import MIB, format_gib
 
 CAPACITY_NOT_FOOTPRINT = (
     "KV quantization and --cache-max-entry-count change how many tokens fit, not the footprint: the engine takes its "
@@ -28,12 +31,18 @@ TERM_TITLES = {
     "cuda_graphs": "CUDA graphs",
 }
 
+_WORTH_SAYING_BYTES = 5 * MIB
 CONTEXTS = (2048, 8192, 32768, 131072)
 
 
 def title(name: str) -> str:
     """A term's name for people."""
     return TERM_TITLES.get(name, name.replace("_", " "))
+
+
+def short_evidence(evidence: Evidence) -> str:
+    """The evidence up to its first clause, for a table."""
+    return str(replace(evidence, detail=evidence.detail.partition(";")[0]))
 
 
 def headline(plan: Plan) -> str:
@@ -104,10 +113,10 @@ def image_line(plan: Plan) -> str:
 
 
 def assumptions(plan: Plan) -> list[str]:
-    """Terms that nobody measured on this GPU, with their bands."""
+    """Terms that nobody measured on this GPU, with their bands; what prints as 0.00 GiB is left out."""
     return [
         f"{title(term.name)} {format_gib(term.size_bytes)} "
         f"({format_gib(term.low_bytes)} to {format_gib(term.high_bytes)}): {term.evidence.detail}"
         for term in plan.memory.terms
-        if term.evidence.kind == "assumed" and term.name != "kv_cache"
+        if term.evidence.kind == "assumed" and term.name != "kv_cache" and term.high_bytes >= _WORTH_SAYING_BYTES
     ]
