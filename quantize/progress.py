@@ -75,9 +75,7 @@ class Display(Protocol):
         """Begin to show."""
         ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Stop."""
         ...
 
@@ -120,9 +118,7 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Take the bar away."""
         self._progress.stop()
 
@@ -150,9 +146,7 @@ class PlainLines:
         """Nothing to begin."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Nothing to end."""
 
     def update(self, tracker: Tracker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Final
 
 from quantize.machine import GpuState, process_tree
 
-_PERIOD_S: Final = 0.2
+_HOST_PERIOD_S: Final = 0.2
+# The peak of a run, the final norm over all samples, lasts some tens of milliseconds.
+_GPU_PERIOD_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,16 @@ class Sampler:
         )
 
     def _run(self, pid: int) -> None:
+        next_host = 0.0
         while True:
-            self._sample(pid)
-            if self._stop.wait(_PERIOD_S):
+            if time.monotonic() >= next_host:
+                self._sample_host(pid)
+                next_host = time.monotonic() + _HOST_PERIOD_S
+            self._sample_gpu()
+            if self._stop.wait(_HOST_PERIOD_S if self._gpu_before is None else _GPU_PERIOD_S):
                 return
 
-    def _sample(self, pid: int) -> None:
+    def _sample_host(self, pid: int) -> None:
         resident = peak = anonymous = 0
         for member in process_tree(pid):
             fields = _status(member)
@@ -71,6 +78,8 @@ class Sampler:
             peak = max(peak, fields.get("VmHWM", 0))
         self._host = max(self._host, resident, peak)
         self._anonymous = max(self._anonymous, anonymous)
+
+    def _sample_gpu(self) -> None:
         if self._gpu_before is not None:
             gpu = self._read_gpu()
             if gpu is not None:

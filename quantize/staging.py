@@ -108,6 +108,8 @@ def open_staging(output: Path) -> Iterator[Staging]:
         EnvironmentProblem: another run is at work for the same output, or the folder cannot be made.
         UsageError: something else carries the staging folder's name.
     """
+    # The child process works in another folder, so its paths must not be relative.
+    output = output.absolute()
     root = staging_path(output)
     try:
         fd = _lock(root)

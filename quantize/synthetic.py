@@ -8,7 +8,6 @@ served for its answers, and a mark file beside the weights says so.
 from __future__ import annotations
 
 import json
-import math
 import random
 import struct
 from array import array
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, Final, Literal
 from planner.errors import UsageError
 from planner.model.dtypes import DType
 from planner.model.spec import Quantization
-from planner.model.tensors import Role, TensorGroup
+from planner.model.tensors import Role, Tensor, TensorGroup
 from quantize.stand_ins import NUM_TOKENS, write_config, write_tokenizer
 
 Fill = Literal["sparse", "random"]
@@ -35,6 +34,21 @@ _POOL_VALUES: Final = 1_048_573
 # a deep random model finite in fp16.
 _DEVIATION: Final = 0.02
 _CHUNK_BYTES: Final = 16 * 2**20
+# The order of safetensors' own enumeration of types, backwards (`safetensors/src/tensor.rs`, Dtype and serialize).
+_FILE_ORDER: Final = (
+    DType.I64,
+    DType.F64,
+    DType.F32,
+    DType.I32,
+    DType.BF16,
+    DType.F16,
+    DType.I16,
+    DType.F8_E4M3,
+    DType.F8_E5M2,
+    DType.I8,
+    DType.U8,
+    DType.BOOL,
+)
 
 
 def write_checkpoint(
@@ -72,9 +86,8 @@ def write_checkpoint(
         file.write(header)
         if fill == "random":
             pools = _Pools(seed)
-            for group in groups:
-                for _ in range(group.count):
-                    _write_random(file, group, pools)
+            for tensor in in_file_order(groups):
+                _write_random(file, tensor, pools)
         file.truncate(len(header) + data_bytes)
     return path
 
@@ -94,18 +107,19 @@ def quantized_config(config: Mapping[str, Any], quantization: Quantization) -> d
     return {**config, "quantization_config": section}
 
 
+def in_file_order(groups: tuple[TensorGroup, ...]) -> list[Tensor]:
+    """The tensors as the safetensors library orders them in a file: wider types first, then by name."""
+    tensors = [tensor for group in groups for tensor in group.expand()]
+    return sorted(tensors, key=lambda tensor: (_FILE_ORDER.index(tensor.dtype), tensor.name))
+
+
 def safetensors_header(groups: tuple[TensorGroup, ...]) -> tuple[bytes, int]:
-    """The file's leading bytes (length and padded JSON) and the bytes of data that follow."""
+    """The file's leading bytes (length and padded JSON), as transformers writes them, and the bytes of data after it."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for group in groups:
-        for tensor in group.expand():
-            start, end = end, end + tensor.size_bytes
-            entries[tensor.name] = {
-                "dtype": tensor.dtype.value,
-                "shape": list(tensor.shape),
-                "data_offsets": [start, end],
-            }
+    for tensor in in_file_order(groups):
+        start, end = end, end + tensor.size_bytes
+        entries[tensor.name] = {"dtype": tensor.dtype.value, "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text, end
@@ -150,18 +164,18 @@ class _Pools:
         return array("H", values.tobytes())[1::2].tobytes()
 
 
-def _kind(group: TensorGroup) -> str:
-    if group.name.endswith(".scales"):
+def _kind(tensor: Tensor) -> str:
+    if tensor.name.endswith(".scales"):
         return "scale"
-    is_norm_weight = group.role is Role.NORM or "norm" in group.name.rpartition(".")[0]
-    return "norm" if is_norm_weight and not group.name.endswith(".bias") else "weight"
+    is_norm_weight = tensor.role is Role.NORM or "norm" in tensor.name.rpartition(".")[0]
+    return "norm" if is_norm_weight and not tensor.name.endswith(".bias") else "weight"
 
 
-def _write_random(file: BinaryIO, group: TensorGroup, pools: _Pools) -> None:
-    width = group.dtype.bits // 8
-    pool = pools.get(group.dtype, _kind(group))
+def _write_random(file: BinaryIO, tensor: Tensor, pools: _Pools) -> None:
+    width = tensor.dtype.bits // 8
+    pool = pools.get(tensor.dtype, _kind(tensor))
     start = pools.random.randrange(_POOL_VALUES) * width
-    for chunk in _cycle(pool, start, math.prod(group.shape) * width):
+    for chunk in _cycle(pool, start, tensor.size_bytes):
         file.write(chunk)
 
 

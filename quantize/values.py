@@ -78,8 +78,11 @@ def mapped(path: Path) -> Iterator[memoryview]:
         UsageError: it cannot be read.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            with memoryview(data) as view:
-                yield view
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            memoryview(data) as view,
+        ):
+            yield view
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}") from None

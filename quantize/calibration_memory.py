@@ -1,0 +1,196 @@
+"""GPU memory of calibration: the allocations of a layer and of the final norm, replayed through PyTorch's cache.
+
+All samples go through the model in one forward. LMDeploy moves one layer at a time to the GPU and cuts only the inside
+of a layer into batches; its observers add temporaries at every linear and norm. The order of allocations below is that
+of a recorded run (transformers 5 with sdpa attention, `lite/quantization/calibration.py` of 0.18.0). The driver shows
+what the cache reserved, so that is what is replayed; LMDeploy empties the cache after each layer.
+"""
+
+from __future__ import annotations
+
+from planner.memory.torch_cache import TorchCache
+from planner.model.spec import DenseMlp, GroupedQueryAttention, LayerGroup, TextModel
+
+_HALF = 2
+_FLOAT = 4
+_INT64 = 8
+# From the third layer on, layers find the cache as the one before them did.
+_LAYERS = 3
+
+
+class _Cache(TorchCache):
+    """A TorchCache whose blocks go by numbers, that can be emptied, and that remembers the most that it reserved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak_bytes = 0
+        self._next = 0
+        self._held = {0: self.allocate(1)}
+
+    def take(self, size_bytes: int) -> int:
+        block = self.allocate(size_bytes)
+        self.peak_bytes = max(self.peak_bytes, self.reserved_bytes)
+        self._next += 1
+        self._held[self._next] = block
+        return self._next
+
+    def drop(self, *numbers: int) -> None:
+        for number in numbers:
+            self.release(self._held.pop(number))
+
+    def empty(self) -> None:
+        """Give back the segments that nothing is in, as `torch.cuda.empty_cache` does."""
+        for block in list(self._free):
+            if block.before is None and block.after is None:
+                self._free.remove(block)
+                self.reserved_bytes -= block.size_bytes
+
+
+class _Replay:
+    """The allocations of one model's calibration. Sizes are for 16-bit weights and activations."""
+
+    def __init__(self, text: TextModel, group: LayerGroup, seqlen: int, search_scale: bool) -> None:
+        assert isinstance(group.attention, GroupedQueryAttention)
+        self.cache = _Cache()
+        self.hidden = text.hidden_size
+        self.query = group.attention.num_heads * group.attention.head_dim
+        self.key = group.attention.num_kv_heads * group.attention.head_dim
+        self.head_dim = group.attention.head_dim
+        self.seqlen = seqlen
+        self.search_scale = search_scale
+        # A MoE layer computes its experts one after the other; calibration knows no such model but Mixtral.
+        self.is_dense = isinstance(group.mlp, DenseMlp)
+        mlp = group.mlp
+        self.intermediate = mlp.intermediate_size if isinstance(mlp, DenseMlp) else mlp.expert_intermediate_size
+        num_experts = 1 if isinstance(mlp, DenseMlp) else mlp.num_experts
+        sides = [(self.query, self.hidden), (self.key, self.hidden), (self.key, self.hidden), (self.hidden, self.query)]
+        sides += [(self.intermediate, self.hidden)] * 3 * num_experts
+        self.layer_bytes = [num_out * num_in * _HALF for num_out, num_in in sides]
+
+    def observe(self, tokens: int, width: int) -> None:
+        """An observer: isnan as booleans, then the absolute values."""
+        self.cache.drop(self.cache.take(tokens * width))
+        self.cache.drop(self.cache.take(tokens * width * _HALF))
+
+    def linear(self, tokens: int, num_in: int, num_out: int) -> int:
+        """A linear: its input and its output are observed."""
+        self.observe(tokens, num_in)
+        out = self.cache.take(tokens * num_out * _HALF)
+        self.observe(tokens, num_out)
+        return out
+
+    def norm(self, tokens: int) -> int:
+        """RMSNorm in float32, back to 16 bits, observed."""
+        cache, floats, halves = self.cache, tokens * self.hidden * _FLOAT, tokens * self.hidden * _HALF
+        wide = cache.take(floats)
+        cache.drop(cache.take(floats))  # squares
+        normed = cache.take(floats)
+        cache.drop(wide)
+        cast = cache.take(halves)
+        out = cache.take(halves)
+        cache.drop(normed, cast)
+        self.observe(tokens, self.hidden)
+        return out
+
+    def rotate(self, tokens: int, width: int) -> tuple[int, int, int]:
+        """Rotary embedding: the result and two products that live until the function returns."""
+        cache, size = self.cache, tokens * width * _HALF
+        with_cosine = cache.take(size)
+        negated = cache.take(size // 2)
+        joined = cache.take(size)
+        cache.drop(negated)
+        with_sine = cache.take(size)
+        cache.drop(joined)
+        return cache.take(size), with_cosine, with_sine
+
+    def attention(self, tokens: int, normed: int) -> int:
+        """Self-attention; flash attention keeps no scores."""
+        cache = self.cache
+        query = self.linear(tokens, self.hidden, self.query)
+        key = self.linear(tokens, self.hidden, self.key)
+        value = self.linear(tokens, self.hidden, self.key)
+        turned_query, *rest = self.rotate(tokens, self.query)
+        turned_key, *more = self.rotate(tokens, self.key)
+        cache.drop(query, key, *rest, *more)
+        mixed = cache.take(tokens * self.query * _HALF)
+        out = self.linear(tokens, self.query, self.hidden)
+        cache.drop(normed, value, turned_query, turned_key, mixed)
+        return out
+
+    def mlp(self, tokens: int, normed: int) -> int:
+        """The gated MLP."""
+        cache, size = self.cache, tokens * self.intermediate * _HALF
+        gate = self.linear(tokens, self.hidden, self.intermediate)
+        activated = cache.take(size)
+        cache.drop(gate)
+        up = self.linear(tokens, self.hidden, self.intermediate)
+        product = cache.take(size)
+        cache.drop(activated, up)
+        out = self.linear(tokens, self.intermediate, self.hidden)
+        cache.drop(normed, product)
+        return out
+
+    def layer(self, batches: list[int], all_bytes: int) -> int:
+        """One decoder layer over all samples; the number of its output."""
+        cache = self.cache
+        weights = [cache.take(size) for size in self.layer_bytes]
+        outputs = []
+        kept: list[int] = []
+        for sequences in batches:
+            tokens = sequences * self.seqlen
+            half = tokens * self.hidden * _HALF
+            # The search keeps the inputs of the latest batch's linears until the next batch replaces them.
+            cache.drop(*kept)
+            after_attention = self.attention(tokens, self.norm(tokens))
+            residual = cache.take(half)
+            cache.drop(after_attention)
+            after_mlp = self.mlp(tokens, self.norm(tokens))
+            outputs.append(cache.take(half))
+            cache.drop(residual, after_mlp)
+            kept = []
+            if self.search_scale:
+                widths = (self.hidden, self.query, self.hidden, self.intermediate)
+                kept = [cache.take(tokens * width * _HALF) for width in widths]
+                self._search(tokens)
+        joined = cache.take(all_bytes)
+        cache.drop(*outputs, *kept, *weights)
+        cache.empty()
+        return joined
+
+    def _search(self, tokens: int) -> None:
+        """One try of the scale search: the MLP's reference output, its output, and their squared difference."""
+        cache = self.cache
+        reference = cache.take(tokens * self.hidden * _HALF)
+        wide = [cache.take(tokens * self.intermediate * _HALF) for _ in range(3)]
+        out = cache.take(tokens * self.hidden * _HALF)
+        cache.drop(*wide)
+        cache.drop(cache.take(tokens * self.hidden * _FLOAT))
+        cache.drop(cache.take(tokens * self.hidden * _FLOAT))
+        cache.drop(reference, out)
+
+
+def calibration_peak_bytes(text: TextModel, *, samples: int, seqlen: int, batch_size: int, search_scale: bool) -> int:
+    """The most that PyTorch reserves while it calibrates, in bytes, without the CUDA context.
+
+    Args:
+        text: the language model; in a VLM nothing else is moved to the GPU.
+        samples, seqlen: so many sequences of `seqlen` tokens go through in one forward.
+        batch_size: sequences that a layer takes at once.
+        search_scale: whether scales are searched.
+    """
+    replay = _Replay(text, text.layer_groups[0], seqlen, search_scale)
+    cache = replay.cache
+    tokens = samples * seqlen
+    all_bytes = tokens * text.hidden_size * _HALF
+    batches = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
+    # The embedding, the token ids, and the embedded samples, which the model's forward holds to its end.
+    for size in (text.vocab_size * text.hidden_size * _HALF, tokens * _INT64, 2 * seqlen * replay.head_dim * _HALF):
+        cache.take(size)
+    embedded = hidden = cache.take(all_bytes)
+    for _ in range(min(_LAYERS, text.num_layers)):
+        out = replay.layer(batches, all_bytes)
+        if hidden != embedded:
+            cache.drop(hidden)
+        hidden = out
+    replay.norm(tokens)
+    return cache.peak_bytes

@@ -1,0 +1,155 @@
+"""What a run itself takes: GPU and host memory at their peaks, disk, time; and the batch size that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from planner.model.spec import DenseMlp, ModelSpec, TextModel
+from planner.model.tensors import TensorGroup, inventory, size_bytes
+from planner.units import GIB, MIB
+from quantize.calibration_memory import calibration_peak_bytes
+from quantize.events import Phase
+from quantize.expected import ExpectedCheckpoint
+from quantize.recipe import Recipe
+
+# NVML shows so much for a process before it allocates anything (one H200, driver 580).
+CUDA_CONTEXT_BYTES: Final = 617 * MIB
+# cuBLAS keeps a workspace for its handle on Hopper (32 MiB), and kernels are loaded as they are first used.
+_KERNELS_BYTES: Final = 300 * MIB
+# Python with torch and transformers, and with the CUDA libraries.
+_HOST_BASE_BYTES: Final = {"cpu": 800 * MIB, "cuda": 4 * GIB}
+# While weights are read they are there twice: as pages of the file and as tensors.
+_HOST_WEIGHT_COPIES: Final = 2.0
+_LOG_BYTES: Final = 16 * MIB
+# Free memory that is left alone when a batch size is chosen: predictions may be a tenth too low.
+_MARGIN: Final = 0.9
+_AUTO_SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Peaks and totals of one run. `gpu_bytes` is 0 for a run on the CPU."""
+
+    gpu_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    phase_seconds: Mapping[Phase, float]
+
+    @property
+    def seconds(self) -> float:
+        """The whole run."""
+        return sum(self.phase_seconds.values())
+
+
+def predict(
+    recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint, *, batch_size: int, download_bytes: int
+) -> Needs:
+    """What the run of `recipe` takes.
+
+    Args:
+        recipe: the job.
+        spec: the model that is read.
+        expected: what it makes.
+        batch_size: sequences that a layer takes at once.
+        download_bytes: weights that have to be fetched or drawn first.
+    """
+    weights_bytes = size_bytes(inventory(spec))
+    activations_bytes = 0
+    if recipe.device == "cpu" and not recipe.calibration.data_free:
+        activations_bytes = _calibration_bytes(recipe, spec.text, batch_size)
+    return Needs(
+        gpu_bytes=gpu_peak_bytes(recipe, spec, expected, batch_size) if recipe.device == "cuda" else 0,
+        host_bytes=round(_HOST_WEIGHT_COPIES * weights_bytes) + _HOST_BASE_BYTES[recipe.device] + activations_bytes,
+        disk_bytes=expected.file_bytes + _statistics_bytes(expected) + download_bytes + _LOG_BYTES,
+        phase_seconds=_phase_seconds(recipe, spec, expected, batch_size, weights_bytes),
+    )
+
+
+def gpu_peak_bytes(recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint, batch_size: int) -> int:
+    """Device memory at the peak of a run on the GPU: calibration, or packing where that is more."""
+    fixed = CUDA_CONTEXT_BYTES + _KERNELS_BYTES
+    packing = _packing_bytes(expected)
+    if recipe.calibration.data_free:
+        return fixed + packing
+    embedding = spec.text.vocab_size * spec.text.hidden_size * 2
+    return fixed + max(_calibration_bytes(recipe, spec.text, batch_size), embedding + packing)
+
+
+def auto_batch_size(
+    recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint, free_gpu_bytes: int | None, free_host_bytes: int
+) -> int:
+    """The largest power of two, up to the samples, whose run fits nine tenths of the free memory; at least 1."""
+    if recipe.calibration.data_free:
+        return 1
+    for size in _AUTO_SIZES:
+        if size > recipe.calibration.samples:
+            continue
+        needs = predict(recipe, spec, expected, batch_size=size, download_bytes=0)
+        fits_gpu = recipe.device == "cpu" or needs.gpu_bytes <= (free_gpu_bytes or 0) * _MARGIN
+        if fits_gpu and needs.host_bytes <= free_host_bytes * _MARGIN:
+            return size
+    return 1
+
+
+def _calibration_bytes(recipe: Recipe, text: TextModel, batch_size: int) -> int:
+    return calibration_peak_bytes(
+        text,
+        samples=recipe.calibration.samples,
+        seqlen=recipe.calibration.seqlen,
+        batch_size=batch_size,
+        search_scale=recipe.search_scale,
+    )
+
+
+def _packing_bytes(expected: ExpectedCheckpoint) -> int:
+    """The largest linear while it is packed.
+
+    Its 16-bit weight, the quantized values in 16 bits, the same as int32 and transposed int32
+    (`lite/quantization/modules/linear.py`, from_linear), and the packed words: 2 + 2 + 4 + 4 + 0.5 bytes a weight,
+    and two float temporaries of rounding.
+    """
+    largest = max((group.shape[0] * group.shape[1] for group in expected.quantized), default=0)
+    return largest * 16
+
+
+def _statistics_bytes(expected: ExpectedCheckpoint) -> int:
+    """inputs_stats.pth and outputs_stats.pth: five half-precision vectors for each side of each linear."""
+    return sum(5 * 2 * (group.shape[0] + group.shape[1]) * group.count for group in expected.quantized)
+
+
+def _phase_seconds(
+    recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint, batch_size: int, weights_bytes: int
+) -> dict[Phase, float]:
+    """Rough times: good for a bar's proportions and an order of magnitude."""
+    on_cpu = recipe.device == "cpu"
+    tokens = 0 if recipe.calibration.data_free else recipe.calibration.samples * recipe.calibration.seqlen
+    linear_parameters = sum(_active_elements(group, spec.text) for group in expected.quantized)
+    # Rates of linears with observers around them, far below the peak of either device.
+    flops_per_s = 2e10 if on_cpu else 1.5e14
+    calibration = 2 * linear_parameters * tokens / flops_per_s
+    # Each batch of each layer starts some hundred kernels and copies statistics to the host.
+    batches = -(-recipe.calibration.samples // batch_size) if tokens else 0
+    calibration += batches * spec.text.num_layers * 0.010
+    if recipe.search_scale:
+        calibration *= 30
+    # Packing loops over output columns in Python, eight steps a word, for weights and for zero points.
+    columns = sum(group.shape[0] * group.count for group in expected.quantized)
+    gib = weights_bytes / GIB
+    return {
+        Phase.LOADING: 6.0 + gib,
+        Phase.CALIBRATION: calibration,
+        Phase.SMOOTHING: 0.05 * spec.text.num_layers + gib,
+        Phase.PACKING: columns * 4e-5 + 0.5 * gib,
+        Phase.SAVING: 0.5 + expected.file_bytes / GIB,
+    }
+
+
+def _active_elements(group: TensorGroup, text: TextModel) -> int:
+    """Weights of a group that each token meets."""
+    if not group.num_experts:
+        return group.num_elements
+    mlp = text.layer_groups[0].mlp
+    active = 1 if isinstance(mlp, DenseMlp) else mlp.num_experts_per_tok
+    return group.num_elements * active // group.num_experts
