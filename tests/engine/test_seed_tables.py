@@ -6,7 +6,9 @@ They read `nvidia-smi` and write GB for GiB. They start the model with `lmdeploy
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,60 +18,32 @@ from planner.data import read_toml
 from planner.engine import versions
 from planner.units import GIB
 
-VERSION = "0.5.3"
+TABLE = json.loads((Path(__file__).parents[1] / "data" / "a100-slices-lmdeploy-0.5.3.json").read_text())
+ROWS: list[dict[str, Any]] = TABLE["rows"]
+SETTINGS = ("weights", "cache_max_entry_count", "quant_policy")
 TOLERANCE = 0.04
 
 
-@dataclass(frozen=True)
-class Row:
-    model: str
-    gpu: str
-    weights: str
-    ratio: float
-    quant_policy: int
-    hand_gib: float
-    observed_gib: float
+def _plan(row: dict[str, Any], max_batch_size: int | None = None) -> Plan:
+    chosen = {key: row[key] for key in SETTINGS}
+    return estimate(row["model"], row["gpu"], lmdeploy=TABLE["lmdeploy"], max_batch_size=max_batch_size, **chosen)
 
 
-ROWS = (
-    Row("internlm2_5-7b", "a100-24g", "as-is", 0.8, 0, 22.0, 23.0),
-    Row("internlm2_5-7b", "a100-40g", "as-is", 0.8, 0, 34.8, 36.0),
-    Row("internlm2_5-7b", "a100-24g", "as-is", 0.4, 0, 19.0, 19.0),
-    Row("internlm2_5-7b", "a100-24g", "as-is", 0.4, 4, 19.0, 19.0),
-    Row("internlm2_5-7b", "a100-24g", "w4a16", 0.8, 0, 20.9, 20.9),
-    Row("internlm2_5-7b", "a100-24g", "w4a16", 0.4, 4, 13.5, 13.5),
-    Row("internvl2-26b", "a100-80g", "as-is", 0.8, 0, 74.4, 74.4),
-    Row("internvl2-26b", "a100-24g", "w4a16", 0.1, 4, 23.8, 23.8),
-)
-
-
-def _plan(row: Row, max_batch_size: int | None = None) -> Plan:
-    return estimate(
-        row.model,
-        row.gpu,
-        lmdeploy=VERSION,
-        weights=row.weights,
-        cache_max_entry_count=row.ratio,
-        quant_policy=row.quant_policy,
-        max_batch_size=max_batch_size,
-    )
-
-
-def _name(row: Row) -> str:
-    return f"{row.model}-{row.gpu}-{row.weights}-{row.ratio}-kv{row.quant_policy or 16}"
+def _name(row: dict[str, Any]) -> str:
+    return "-".join(str(row[key]) for key in ("model", "gpu", *SETTINGS))
 
 
 def test_chat_runs_one_sequence_in_that_version() -> None:
-    chat = versions.band(read_toml("lmdeploy.toml")["chat"], versions.resolve(VERSION).rules)
+    chat = versions.band(read_toml("lmdeploy.toml")["chat"], versions.resolve(TABLE["lmdeploy"]).rules)
     assert chat["max_batch_size"] == 1
 
 
 @pytest.mark.parametrize("max_batch_size", [None, 1], ids=["api_server", "chat"])
 @pytest.mark.parametrize("row", ROWS, ids=_name)
-def test_a_row_of_the_tutorials(row: Row, max_batch_size: int | None) -> None:
+def test_a_row_of_the_tutorials(row: dict[str, Any], max_batch_size: int | None) -> None:
     plan = _plan(row, max_batch_size)
     assert plan.verdict == "serves"
-    assert plan.total_bytes / GIB == pytest.approx(row.observed_gib, rel=TOLERANCE)
+    assert plan.total_bytes / GIB == pytest.approx(row["observed_gib"], rel=TOLERANCE)
 
 
 def test_a_4_bit_cache_holds_nearly_four_times_the_tokens_in_the_same_memory() -> None:
