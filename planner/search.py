@@ -1,0 +1,350 @@
+"""Which settings serve a load on a GPU: every combination that the engine and version support, best first.
+
+The order of the candidates is the order of preference, known before any is planned: fewer GPUs, less loss of quality,
+then as little taken away from LMDeploy's defaults as possible. So the first that serves is the answer, and what the
+others lack is only worked out for a report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+from planner.engine import versions
+from planner.engine.base import Deployment
+from planner.engine.pick import pick_engine
+from planner.engine.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings, Wishes, decide
+from planner.engine.versions import LmdeployVersion
+from planner.errors import LmplanError
+from planner.gpu import Gpu
+from planner.memory.pool import PAGE_BYTES
+from planner.memory.terms import KvCache
+from planner.memory.vision_activations import vision_activations
+from planner.model.formats import store
+from planner.model.spec import ModelSpec
+from planner.model.tensors import inventory
+from planner.throughput import Speed, Work, speed_of, work_of
+from planner.units import ceil_div, format_gib
+
+QUALITY_ORDER: Final[tuple[tuple[str, int], ...]] = (
+    ("as-is", 0),
+    ("as-is", 8),
+    ("fp8", 0),
+    ("fp8", 8),
+    ("w4a16", 0),
+    ("w4a16", 8),
+    ("as-is", 4),
+    ("fp8", 4),
+    ("w4a16", 4),
+)
+"""Weights and quant_policy, least loss of quality first: 8-bit KV costs next to nothing, fp8 weights hardly more, 4-bit
+weights a little, 4-bit KV more (LMDeploy's docs, `quantization/kv_quant.md` and `w4a16.md`, with their evaluations)."""
+TP: Final = (1, 2, 4, 8)
+PREFILL_TOKENS: Final = (DEFAULT_MAX_PREFILL_TOKEN_NUM, 4096, 2048, 1024, 512)
+MIN_FP8_CAPABILITY: Final = 89
+"""From Ada on the matrix units multiply fp8 (`planner/data/gpus.toml`, peak_fp8_flops_per_s)."""
+MAX_RATIO_PERCENT: Final = 95
+"""A twentieth of the free memory stays out of the KV cache's reach whatever the arithmetic says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What has to be served: `num_users` sessions at once, of `context_tokens` tokens each, images included.
+
+    `latency_ms` is the longest time between two tokens of a user, `first_token_ms` that until the first, None for any.
+    """
+
+    context_tokens: int
+    num_users: int
+    num_images: int = 0
+    latency_ms: float | None = None
+    first_token_ms: float | None = None
+    keep_quality: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """GPUs of one kind.
+
+    Attributes:
+        free_bytes: what is free on each.
+        max_gpus: how many may share the model.
+        quality_first: they are there anyway, so quality comes before their number.
+    """
+
+    gpu: Gpu
+    free_bytes: int
+    max_gpus: int = TP[-1]
+    quality_first: bool = False
+
+    def preference(self, option: Option) -> tuple[int, int]:
+        """Less is better."""
+        return (option.loss, option.tp) if self.quality_first else (option.tp, option.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What costs quality or money: GPUs, weights, KV bits."""
+
+    tp: int
+    weights: str
+    quant_policy: int
+
+    @property
+    def loss(self) -> int:
+        """Its place in the order of quality; 0 loses nothing."""
+        return QUALITY_ORDER.index((self.weights, self.quant_policy))
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What LMDeploy would set by itself; None leaves it at that."""
+
+    session_len: int | None = None
+    max_batch_size: int | None = None
+    max_prefill_token_num: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate weighed against the load.
+
+    Attributes:
+        users: sessions of the load's length that run at once.
+        short_bytes: memory that one GPU lacks for the load; negative is what is left over.
+        lack: what is missing, in words; empty when it serves.
+        keep_free_bytes: what has to stay free beside the KV cache: buffers at full load, activations of images.
+        speed: at the load, where it was asked for or lacked nothing else.
+    """
+
+    option: Option
+    offer: Offer
+    settings: Settings
+    kv: KvCache
+    users: int
+    short_bytes: int
+    lack: str
+    keep_free_bytes: int
+    speed: Speed | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it starts and serves the load with room to grow into full batches."""
+        return not self.lack
+
+
+class Search:
+    """The candidates of one model and version on one offer."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        offer: Offer,
+        lmdeploy: LmdeployVersion,
+        engine: str | None = None,
+        dtype: str = "auto",
+        options: tuple[Option, ...] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.offer = offer
+        self.lmdeploy = lmdeploy
+        self.engine = engine
+        self.dtype = dtype
+        self.options = options if options is not None else options_of(spec, offer)
+        self._storable: dict[str, str] = {}
+        self._works: dict[tuple[int, str, int], Work] = {}
+
+    @cached_property
+    def default_batch(self) -> int:
+        """LMDeploy's max_batch_size on this GPU."""
+        return versions.default_max_batch_size(self.lmdeploy.rules, self.offer.gpu.product)
+
+    def ladder(self, load: Load) -> Iterator[Knobs]:
+        """Defaults first, then sessions no longer than the load's, smaller batches, smaller prefill steps."""
+        batches: list[int | None] = [None] if load.num_users <= self.default_batch else []
+        power = 1 << (load.num_users - 1).bit_length()
+        batches += [size for size in dict.fromkeys((power, load.num_users)) if not batches or size < self.default_batch]
+        has_prefill = versions.has_option("--max-prefill-token-num", self.lmdeploy.rules)
+        for prefill in PREFILL_TOKENS if has_prefill else PREFILL_TOKENS[:1]:
+            for batch in batches:
+                for session in (None, load.context_tokens):
+                    yield Knobs(session, batch, None if prefill == DEFAULT_MAX_PREFILL_TOKEN_NUM else prefill)
+
+    def frugal(self, load: Load) -> Knobs:
+        """The last rung of the ladder: what cannot serve with these serves with none."""
+        *_, last = self.ladder(load)
+        return last
+
+    def settings(self, option: Option, knobs: Knobs) -> Settings:
+        """The settings of a candidate, with LMDeploy's own ratio.
+
+        Raises:
+            LmplanError: LMDeploy refuses them.
+        """
+        wishes = Wishes(
+            engine=self.engine,
+            dtype=self.dtype,
+            weights=option.weights,
+            quant_policy=option.quant_policy,
+            tp=option.tp,
+            session_len=knobs.session_len,
+            max_batch_size=knobs.max_batch_size,
+            max_prefill_token_num=knobs.max_prefill_token_num,
+        )
+        settings = decide(self.spec, self.offer.gpu, self.lmdeploy, wishes)
+        self._check_storable(settings)
+        return settings
+
+    def weigh(self, option: Option, knobs: Knobs, load: Load, *, smallest_ratio: bool = False) -> Trial:
+        """Weigh one candidate with the largest safe ratio, or with the smallest that serves the load.
+
+        Raises:
+            LmplanError: LMDeploy refuses the settings.
+        """
+        settings = replace(self.settings(option, knobs), cache_max_entry_count=MAX_RATIO_PERCENT / 100)
+        spec, gpu, free_bytes = self.spec, self.offer.gpu, self.offer.free_bytes
+        engine = pick_engine(Deployment(spec, gpu, free_bytes, settings))
+        before, transient = engine.before_kv(), engine.transient()
+        held = sum(term.size_bytes for term in before)
+        held_high = sum(term.high_bytes for term in before)
+        passing = transient.size_bytes if transient else 0
+        passing_high = transient.high_bytes if transient else 0
+        free_at_kv, worst_free = free_bytes - held - passing, free_bytes - held_high - passing_high
+        after = engine.after_kv(engine.kv_cache(max(worst_free, 0)))
+        # Pools grow by whole pages, so what the buffers take moves by a page with the size of the KV cache.
+        keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + self._image_bytes(settings, load)
+        room, share_of = worst_free - keep_free, worst_free - engine.kv_reserve_bytes()
+        percent = min(math.floor(100 * room / share_of), MAX_RATIO_PERCENT) if room > 0 else 0
+        settings, kv = self._at(settings, percent, free_at_kv)
+        batch = settings.max_batch_size
+        blocks_each = ceil_div(load.context_tokens + 1, kv.block_tokens)
+        wanted_bytes = blocks_each * load.num_users * kv.block_bytes
+        users = kv.max_sequences(load.context_tokens, batch) if percent else 0
+        load_short = held + max(engine.load_staging().size_bytes, passing) - free_bytes
+        short = max(load_short, held_high + passing_high + keep_free + wanted_bytes - free_bytes)
+        lack = self._lack(settings, load, users, load_short, short)
+        if not lack and smallest_ratio:
+            percent = self._smallest(settings, percent, free_at_kv, load)
+            settings, kv = self._at(settings, percent, free_at_kv)
+            users = kv.max_sequences(load.context_tokens, batch)
+        trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free)
+        return trial if lack else self._timed(trial, load)
+
+    def first(self, option: Option, load: Load, *, smallest_ratio: bool = False) -> Trial:
+        """The first rung on which an option serves, or its last one and what it lacks.
+
+        Raises:
+            LmplanError: LMDeploy refuses the option.
+        """
+        last = self.weigh(option, self.frugal(load), load, smallest_ratio=smallest_ratio)
+        if last.serves:
+            for knobs in self.ladder(load):
+                trial = self.weigh(option, knobs, load, smallest_ratio=smallest_ratio)
+                if trial.serves:
+                    return trial
+        return last
+
+    def weigh_at_limit(self, option: Option, load: Load) -> Trial | None:
+        """An option with batch and session cut to the load; smaller prefill steps only where nothing else serves."""
+        cut = Knobs(load.context_tokens, load.num_users)
+        try:
+            trial = self.weigh(option, cut, load)
+            return trial if trial.serves else self.weigh(option, self.frugal(load), load)
+        except LmplanError:
+            return None
+
+    def serving(self, load: Load, *, smallest_ratio: bool = False) -> Iterator[Trial]:
+        """One trial for every option that serves, best first."""
+        for option in self.options:
+            if load.keep_quality and option.loss:
+                continue
+            try:
+                trial = self.first(option, load, smallest_ratio=smallest_ratio)
+            except LmplanError:
+                continue
+            if trial.serves:
+                yield trial
+
+    def work(self, settings: Settings, kv: KvCache) -> Work:
+        """The work of a token under these settings."""
+        key = (settings.tp, settings.weights, settings.quant_policy)
+        if key not in self._works:
+            deployment = Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings)
+            self._works[key] = work_of(deployment, pick_engine(deployment), kv.block_bytes / kv.block_tokens)
+        return self._works[key]
+
+    def speed(self, settings: Settings, kv: KvCache, num_users: int, context_tokens: int) -> Speed | None:
+        """Speed under these settings at a load."""
+        deployment = Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings)
+        return speed_of(deployment, self.work(settings, kv), num_users, context_tokens)
+
+    def _at(self, settings: Settings, percent: int, free_at_kv: int) -> tuple[Settings, KvCache]:
+        settings = replace(settings, cache_max_entry_count=max(percent, 1) / 100)
+        engine = pick_engine(Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings))
+        return settings, engine.kv_cache(max(free_at_kv, 0))
+
+    def _smallest(self, settings: Settings, percent: int, free_at_kv: int, load: Load) -> int:
+        low, high = 0, percent
+        while high - low > 1:
+            middle = (low + high) // 2
+            kv = self._at(settings, middle, free_at_kv)[1]
+            enough = kv.max_sequences(load.context_tokens, settings.max_batch_size) >= load.num_users
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+    def _image_bytes(self, settings: Settings, load: Load) -> int:
+        tower = self.spec.vision
+        if tower is None or not load.num_images:
+            return 0
+        native = settings.engine == "turbomind" and versions.native_vision(self.spec.architecture, self.lmdeploy.rules)
+        return 0 if native else vision_activations(tower).high_bytes
+
+    def _lack(self, settings: Settings, load: Load, users: int, load_short: int, short: int) -> str:
+        if load.context_tokens > settings.session_len:
+            return f"sessions end at {settings.session_len:,} tokens"
+        image_tokens = load.num_images * self.spec.vision.max_image_tokens if self.spec.vision else 0
+        if image_tokens >= load.context_tokens:
+            return f"the images of a session take {image_tokens:,} tokens"
+        if load_short > 0:
+            return f"{format_gib(load_short, 1)} short while loading"
+        if users >= load.num_users:
+            return ""
+        if settings.max_batch_size < load.num_users and users == settings.max_batch_size:
+            return f"max_batch_size {settings.max_batch_size} is below {load.num_users} users"
+        held = f", room for {users} of {load.num_users} users" if users else ""
+        return f"{format_gib(max(short, 0), 1)} short at load{held}"
+
+    def _timed(self, trial: Trial, load: Load) -> Trial:
+        if load.latency_ms is None and load.first_token_ms is None:
+            return trial
+        speed = self.speed(trial.settings, trial.kv, load.num_users, load.context_tokens)
+        if speed is None:
+            return replace(trial, lack=f"the speed of {self.offer.gpu.name} is not known")
+        for what, limit, seconds in (
+            ("a token takes", load.latency_ms, speed.step_seconds.high),
+            ("the first token takes", load.first_token_ms, speed.first_token_seconds.high),
+        ):
+            if limit is not None and seconds * 1000 > limit:
+                return replace(trial, speed=speed, lack=f"{what} up to {seconds * 1000:,.0f} ms of {limit:g} allowed")
+        return replace(trial, speed=speed)
+
+    def _check_storable(self, settings: Settings) -> None:
+        """Refuse a format whose groups do not divide the model's linears."""
+        if settings.weights in self._storable or settings.quantization == self.spec.quantization:
+            return
+        store(inventory(self.spec), settings.quantization)
+        self._storable[settings.weights] = ""
+
+
+def options_of(spec: ModelSpec, offer: Offer) -> tuple[Option, ...]:
+    """Every option of an offer, in order of preference."""
+    quality = QUALITY_ORDER
+    if spec.quantization is not None:
+        quality = tuple(entry for entry in quality if entry[0] == "as-is")
+    elif offer.gpu.compute_capability < MIN_FP8_CAPABILITY:
+        quality = tuple(entry for entry in quality if entry[0] != "fp8")
+    options = [Option(tp, *entry) for tp in TP if tp <= offer.max_gpus for entry in quality]
+    return tuple(sorted(options, key=offer.preference))
