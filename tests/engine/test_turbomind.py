@@ -1,0 +1,115 @@
+"""TurboMind's terms against what a trace of its allocations showed on an H200 (LMDeploy 0.18.0)."""
+
+from __future__ import annotations
+
+import pytest
+
+from planner import estimate
+from planner.engine.pick import pick_engine
+from planner.engine.pytorch import PytorchEngine
+from planner.engine.turbomind import Turbomind
+from planner.engine.turbomind_blocks import TurbomindBlocks
+from planner.footprint import MemoryEstimate
+from planner.units import GIB, MIB
+
+
+def memory(model: str, gpu: str = "h200", **options: object) -> MemoryEstimate:
+    return estimate(model, gpu, **options).memory  # type: ignore[arg-type]
+
+
+def term_bytes(plan: MemoryEstimate, name: str) -> int:
+    return next(term.size_bytes for term in plan.terms if term.name == name)
+
+
+@pytest.mark.parametrize(("model", "table_mib"), [("qwen2.5-1.5b", 446), ("llama-3.1-8b", 1002)])
+def test_loading_stages_the_embedding_and_the_head_twice(model: str, table_mib: int) -> None:
+    staged = memory(model).staging.size_bytes
+    assert 3 * table_mib * MIB <= staged <= 3 * table_mib * MIB + 10 * MIB
+
+
+def test_both_tables_are_held_even_when_tied() -> None:
+    plan = memory("qwen2.5-1.5b")
+    assert term_bytes(plan, "weights") == plan.checkpoint_bytes + 151_936 * 1536 * 2
+
+
+def test_packing_leaves_pages_behind_that_cost_kv_cache_and_not_footprint() -> None:
+    plan = memory("internlm2_5-7b", weights="w4a16", free="24GiB", max_batch_size=128)
+    assert plan.transient is not None
+    assert plan.transient.size_bytes == 704 * MIB
+    assert plan.total_bytes == sum(term.size_bytes for term in plan.terms)
+    assert plan.load_peak_bytes >= plan.total_bytes + plan.transient.size_bytes
+
+
+def test_groups_of_128_become_groups_of_32_on_sm90() -> None:
+    h200, a100 = memory("llama-3.1-8b", weights="w4a16"), memory("llama-3.1-8b", "a100-80g", weights="w4a16")
+    packed_parameters = 32 * (4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336)
+    more = packed_parameters * 4 // 32 - packed_parameters * 4 // 128
+    assert term_bytes(h200, "weights") - term_bytes(a100, "weights") == more
+
+
+def test_the_tuner_takes_a_buffer_of_the_l2_cache() -> None:
+    # 35 MiB behind the weights cost one or two pages, then 60 MiB of L2 and 2 MiB of random state.
+    assert term_bytes(memory("llama-3.1-8b"), "gemm_workspace") in (94 * MIB, 126 * MIB)
+
+
+def test_the_host_is_measured_on_an_h200_and_assumed_elsewhere() -> None:
+    kinds = {
+        gpu: {term.evidence.kind for term in memory("qwen2.5-1.5b", gpu).terms if term.name == "cuda_context"}
+        for gpu in ("h200", "a100-80g", "rtx-4090")
+    }
+    assert kinds == {"h200": {"measured"}, "a100-80g": {"assumed"}, "rtx-4090": {"assumed"}}
+
+
+def test_a_short_session_warms_up_less() -> None:
+    long, short = memory("llama-3.1-8b"), memory("llama-3.1-8b", session_len=2048)
+    assert term_bytes(short, "forward_buffers") < term_bytes(long, "forward_buffers") / 3
+
+
+def test_what_cannot_be_loaded_says_so() -> None:
+    plan = memory("llama-3.1-8b", free="17GiB")
+    assert plan.verdict == "dies while loading"
+    assert not plan.fits
+    assert "short" in plan.reasons[0]
+
+
+def test_a_gpu_that_holds_the_weights_and_no_block() -> None:
+    plan = memory("qwen2.5-0.5b", free="4GiB", cache_max_entry_count=0.001)
+    assert plan.verdict == "no room for the KV cache"
+
+
+def test_a_ratio_too_large_for_the_warm_up() -> None:
+    plan = memory("internlm2_5-7b", "a100-24g", cache_max_entry_count=0.97)
+    assert plan.verdict == "dies while warming up"
+    assert "--cache-max-entry-count" in plan.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [
+        ({}, Turbomind),
+        ({"lmdeploy": "0.15.0"}, Turbomind),
+        ({"lmdeploy": "0.14.0"}, TurbomindBlocks),
+        ({"lmdeploy": "0.5.3"}, TurbomindBlocks),
+        ({"engine": "pytorch"}, PytorchEngine),
+    ],
+)
+def test_the_engine_of_a_version(options: dict[str, object], engine: type) -> None:
+    assert type(pick_engine(memory("llama-3.1-8b", **options).deployment)) is engine
+
+
+def test_tensor_parallelism_adds_a_communicator_and_halves_the_blocks() -> None:
+    one, two = memory("llama-3.1-8b"), memory("llama-3.1-8b", tp=2)
+    assert {term.name for term in two.terms} - {term.name for term in one.terms} == {"communicator", "exchange_buffer"}
+    assert two.kv_cache.block_bytes * 2 == one.kv_cache.block_bytes
+
+
+def test_a_vision_tower_has_its_own_term_and_no_quantization() -> None:
+    plain, packed = memory("internvl2-26b"), memory("internvl2-26b", weights="w4a16")
+    assert term_bytes(plain, "vision_tower") == term_bytes(packed, "vision_tower") > 10 * GIB
+    assert term_bytes(packed, "weights") < term_bytes(plain, "weights") / 2
+
+
+def test_an_older_engine_shortens_the_session_to_what_the_blocks_hold() -> None:
+    tight = memory("internlm2_5-7b", "a100-24g", lmdeploy="0.5.3", cache_max_entry_count=0.1)
+    wide = memory("internlm2_5-7b", "a100-24g", lmdeploy="0.5.3", cache_max_entry_count=0.6)
+    assert term_bytes(tight, "batch_buffers") < term_bytes(wide, "batch_buffers")
