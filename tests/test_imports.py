@@ -25,13 +25,15 @@ LAYERS = (
     ("planner.limits",),
     ("planner.decision",),
     ("planner.recommend", "planner.launch"),
+    ("planner.artefacts",),
     ("planner.api",),
+    ("planner.advice",),
     ("planner.report",),
     ("planner.options", "planner.lazy"),
-    ("planner.cli_estimate", "planner.cli_catalog"),
+    ("planner.cli_",),
     ("planner.cli",),
 )
-"""Lowest first. A module imports from its own layer and from those before it."""
+"""Lowest first; a name that ends in _ is a prefix. A module imports from its own layer and from those before it."""
 HEAVY = ("torch", "transformers", "lmdeploy", "huggingface_hub", "safetensors", "pydantic", "rich", "yaml", "numpy")
 
 
@@ -61,7 +63,8 @@ def _imports(path: Path) -> Iterator[str]:
 def _layer(module: str) -> int:
     for index, layer in enumerate(LAYERS):
         for name in layer:
-            if module == name or (name != "planner" and module.startswith(f"{name}.")):
+            family = module.startswith(name if name.endswith("_") else f"{name}.")
+            if module == name or (name != "planner" and family):
                 return index
     raise AssertionError(f"{module} has no place in LAYERS")
 
