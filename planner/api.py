@@ -10,7 +10,7 @@ from planner.engine.settings import Wishes, decide
 from planner.errors import UsageError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.gpu import Gpu, find_gpu
-from planner.launch import api_server_command
+from planner.launch import api_server_command, served_name
 from planner.model.arch import read_spec
 from planner.model.checkpoint import adopt, compare
 from planner.model.formats import store
@@ -57,18 +57,12 @@ class Plan:
         return self.memory.total_bytes
 
     @property
-    def model_name(self) -> str:
-        """What a command can load: the Hugging Face id where it is known, else the name given."""
-        return self.source.hf_id or self.source.name
-
-    @property
     def command(self) -> str | None:
         """The command of the recommendation, or None where nothing serves."""
         best = self.recommendation.estimate
         if best is None:
             return None
-        model = str(self.source.folder) if self.source.origin == "folder" else self.model_name
-        return api_server_command(best, model)
+        return api_server_command(best, served_name(self.source))
 
 
 def estimate(
@@ -122,7 +116,7 @@ def estimate(
         max_prefill_token_num=max_prefill_token_num,
     )
     settings = decide(spec, chosen, versions.resolve(lmdeploy), wishes)
-    memory = estimate_memory(Deployment(spec, chosen, _free_bytes(free, chosen), settings))
+    memory = estimate_memory(Deployment(spec, chosen, find_free_bytes(free, chosen), settings))
     context_tokens = _context(context, settings.session_len)
     checkpoint_bytes, notes = _checkpoint(source, memory)
     return Plan(
@@ -141,7 +135,8 @@ def _weights(weights: str) -> str:
     return weights
 
 
-def _free_bytes(free: str | int | None, gpu: Gpu) -> int:
+def find_free_bytes(free: str | int | None, gpu: Gpu) -> int:
+    """A ``--free`` value in bytes; the whole card by default."""
     if free is None:
         return gpu.memory_total_bytes
     try:

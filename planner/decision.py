@@ -10,7 +10,7 @@ from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.limits import Limit, longest_context, most_users
 from planner.model.spec import ModelSpec
-from planner.search import TP, Load, Offer, Option, Search, Trial
+from planner.search import TP, Knobs, Load, Offer, Option, Search, Trial
 from planner.throughput import Speed
 
 
@@ -107,6 +107,19 @@ class Decider:
     def _search(self, offer: Offer) -> Search:
         return Search(self.spec, offer, self.lmdeploy, self.engine, self.dtype)
 
+    def refuse_what_lmdeploy_refuses(self) -> None:
+        """Raise the first refusal where no option of any offer is one that LMDeploy takes."""
+        refusal: LmplanError | None = None
+        for search in self.searches:
+            for option in search.options:
+                try:
+                    search.weigh(option, Knobs(), Load(context_tokens=1, num_users=1))
+                    return
+                except LmplanError as error:
+                    refusal = refusal or error
+        if refusal is not None:
+            raise refusal
+
     def decide(self, load: Load) -> Decision:
         """The decision for a load, with every option weighed."""
         options = tuple(weighed for search in self.searches for weighed in self._weigh(search, load))
@@ -122,7 +135,7 @@ class Decider:
     def choose(self, load: Load) -> Chosen | None:
         """The best candidate of all offers that the full estimate confirms."""
         found = [(search, trial) for search in self.searches for trial in search.serving(load)]
-        for search, trial in sorted(found, key=lambda pair: _rank(*pair, load)):
+        for search, trial in sorted(found, key=lambda pair: _rank(pair[0], pair[1], load)):
             memory = confirm(search, trial, load)
             if memory is not None:
                 return self._describe(search, trial, memory, load)
@@ -245,7 +258,7 @@ class Decider:
         if not load.keep_quality or not self.serves(changed):
             return []
         # A wish that is kept or not has no size: giving it up counts as much as halving a number.
-        return [Give("--keep-quality", "weights as they are and 16-bit KV", "quantized", 2.0, changed, self.offers)]
+        return [Give("--keep-quality", "nothing quantized", "quantized", 2.0, changed, self.offers)]
 
     def _fewer_images(self, load: Load) -> list[Give]:
         for images in range(load.num_images - 1, -1, -1):

@@ -7,11 +7,23 @@ import shlex
 from planner.engine.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
 from planner.engine.versions import default_max_batch_size, has_option
 from planner.footprint import MemoryEstimate
+from planner.model import catalog
+from planner.model.source import ModelSource
+
+
+def served_name(source: ModelSource) -> str:
+    """What a command can load: the folder, the Hugging Face id where it is known, else the name given."""
+    return str(source.folder) if source.origin == "folder" else source.hf_id or source.name
 
 
 def model_argument(model: str, settings: Settings, quantized_already: bool) -> str:
-    """What to serve: the model itself, or the folder that quantizing it will write."""
+    """What to serve: the model itself, its published fp8 form, or the folder that quantizing it will write."""
+    if settings.weights == "fp8" and settings.engine == "pytorch":
+        return model  # quantized while it loads (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`, 0.18.0)
     if settings.weights != "as-is" and not quantized_already:
+        published = catalog.load(f"{model}-{settings.weights}") if settings.weights == "fp8" else None
+        if published is not None:
+            return published.hf_id
         return f"./{model.rstrip('/').rpartition('/')[2]}-{settings.weights}"
     return model
 
@@ -26,8 +38,10 @@ def api_server_command(plan: MemoryEstimate, model: str) -> str:
     quantized_already = spec.quantization is not None
     words = ["lmdeploy", "serve", "api_server", model_argument(model, settings, quantized_already)]
     words += ["--backend", settings.engine]
-    if settings.quantization is not None and has_option("--model-format", version):
-        words += ["--model-format", settings.quantization.method]
+    quantized = settings.quantization
+    # The PyTorch engine reads AWQ off the checkpoint; the option means fp8 to it.
+    if quantized is not None and (settings.engine == "turbomind" or quantized.method == "fp8"):
+        words += ["--model-format", quantized.method]
     if settings.quant_policy:
         words += ["--quant-policy", str(settings.quant_policy)]
     words += ["--cache-max-entry-count", f"{settings.cache_max_entry_count:g}"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from planner.errors import LmplanError
-from planner.search import Knobs, Load, Option, Search, Trial
+from planner.search import Load, Option, Search, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ def longest_context(search: Search, option: Option, load: Load) -> Limit:
 
 def _ceiling_users(search: Search, option: Option, load: Load) -> int:
     """No more than the blocks that stay with buffers for a single user."""
-    knobs = Knobs(session_len=load.context_tokens, max_batch_size=1)
+    alone = replace(load, num_users=1, latency_ms=None, first_token_ms=None)
     try:
-        kv = search.weigh(option, knobs, replace(load, num_users=1, latency_ms=None, first_token_ms=None)).kv
+        kv = search.weigh(option, replace(search.frugal(alone), max_batch_size=1), alone).kv
     except LmplanError:
         return 0
     return kv.tokens // load.context_tokens

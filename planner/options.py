@@ -60,3 +60,40 @@ def gpu_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def load_options(command: Command) -> Command:
+    """A model, kinds of GPU and what has to be served."""
+    options = (
+        click.option(
+            "--model", required=True, metavar="NAME|PATH|ID", help="Catalog name, folder, config.json or org/name@rev."
+        ),
+        click.option(
+            "--gpu",
+            required=True,
+            multiple=True,
+            metavar="NAME|SIZE",
+            help="A name of `lmplan gpus`, or such as 24GiB; again for more kinds to choose from.",
+        ),
+        click.option("--sm", type=int, metavar="CAPABILITY", help="Compute capability of a GPU given by size."),
+        click.option("--free", metavar="SIZE", help="What is free on each GPU, such as 24GiB.  [default: all]"),
+        click.option(
+            "--gpus",
+            "num_gpus",
+            type=int,
+            metavar="N",
+            help="GPUs of a kind that are there: quality comes before their number.  [default: the fewest that serve]",
+        ),
+        click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
+        click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy takes."),
+        click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
+        click.option("--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192]"),
+        click.option("--concurrency", type=int, metavar="N", help="Sessions at once.  [default: 1]"),
+        click.option("--images", type=int, metavar="N", help="Images in a session, part of its tokens."),
+        click.option("--latency-ms", type=float, metavar="MS", help="Longest time between two tokens of a user."),
+        click.option("--first-token-ms", type=float, metavar="MS", help="Longest time to a user's first token."),
+        click.option("--keep-quality", is_flag=True, help="Quantize neither the weights nor the KV cache."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -117,7 +117,8 @@ class Trial:
         short_bytes: memory that one GPU lacks for the load; negative is what is left over.
         lack: what is missing, in words; empty when it serves.
         keep_free_bytes: what has to stay free beside the KV cache: buffers at full load, activations of images.
-        speed: at the load, where it was asked for or lacked nothing else.
+        image_bytes: the part of it that a vision tower's activations take.
+        speed: at the load, where the load limits it.
     """
 
     option: Option
@@ -128,6 +129,7 @@ class Trial:
     short_bytes: int
     lack: str
     keep_free_bytes: int
+    image_bytes: int = 0
     speed: Speed | None = None
 
     @property
@@ -215,7 +217,8 @@ class Search:
         free_at_kv, worst_free = free_bytes - held - passing, free_bytes - held_high - passing_high
         after = engine.after_kv(engine.kv_cache(max(worst_free, 0)))
         # Pools grow by whole pages, so what the buffers take moves by a page with the size of the KV cache.
-        keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + self._image_bytes(settings, load)
+        images = self._image_bytes(settings, load)
+        keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + images
         room, share_of = worst_free - keep_free, worst_free - engine.kv_reserve_bytes()
         percent = min(math.floor(100 * room / share_of), MAX_RATIO_PERCENT) if room > 0 else 0
         settings, kv = self._at(settings, percent, free_at_kv)
@@ -230,7 +233,7 @@ class Search:
             percent = self._smallest(settings, percent, free_at_kv, load)
             settings, kv = self._at(settings, percent, free_at_kv)
             users = kv.max_sequences(load.context_tokens, batch)
-        trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free)
+        trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free, images)
         return trial if lack else self._timed(trial, load)
 
     def first(self, option: Option, load: Load, *, smallest_ratio: bool = False) -> Trial:
