@@ -40,12 +40,18 @@ def find_host(gpu: Gpu, engine: str) -> Host:
 def _measured(entry: dict[str, Any]) -> Host:
     evidence = Evidence("measured", f"{entry['runs']} runs, {entry['product']}, LMDeploy {entry['lmdeploy']}")
 
-    def term(name: str, size_bytes: int, what: str) -> Term:
-        return Term(name, size_bytes, size_bytes, size_bytes, evidence, format_bytes(size_bytes), what)
+    def term(name: str, size_bytes: int, what: str, spread_bytes: int = 0) -> Term:
+        low, high = size_bytes - spread_bytes, size_bytes + spread_bytes
+        return Term(name, size_bytes, low, high, evidence, format_bytes(size_bytes), what)
 
     return Host(
         term("cuda_context", entry["cuda_context_bytes"], "driver state of the process"),
-        term("kernel_code", entry["kernel_code_bytes"], "kernels of the engine and of torch"),
+        term(
+            "kernel_code",
+            entry["kernel_code_bytes"],
+            "kernels of the engine and of torch",
+            entry["kernel_code_spread_bytes"],
+        ),
         entry["late_code_bytes"],
         entry["first_request_bytes"],
     )

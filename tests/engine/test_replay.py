@@ -13,6 +13,7 @@ from planner.engine.settings import Wishes, decide
 from planner.footprint import SERVES, MemoryEstimate, estimate_memory
 from planner.gpu import find_gpu
 from planner.memory.kv_cache import slab_layout
+from planner.memory.pool import PAGE_BYTES
 from planner.model.arch import read_spec
 from planner.units import MIB
 
@@ -67,11 +68,11 @@ def test_slabs_are_cut_as_the_engine_logged(run: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=_name)
-def test_growth_under_load_stays_in_the_band(run: dict[str, Any]) -> None:
-    if run["growth_under_load_bytes"] is None:
-        pytest.skip("no request was sent")
+def test_what_was_seen_lies_in_the_band(run: dict[str, Any]) -> None:
     plan = _plan(run)
-    assert run["used_after_load_bytes"] + run["growth_under_load_bytes"] <= plan.high_bytes
+    # One run lies where the forward buffers just begin a page.
+    assert plan.low_bytes - PAGE_BYTES <= run["used_after_load_bytes"]
+    assert run["used_after_load_bytes"] + (run["growth_under_load_bytes"] or 0) <= plan.high_bytes
 
 
 def test_the_file_holds_runs_of_every_kind() -> None:
