@@ -34,6 +34,7 @@ def test_sparse_file_has_its_length_and_takes_no_disk(tmp_path):
 
 
 def test_safetensors_reads_names_and_shapes(tmp_path):
+    pytest.importorskip("numpy")
     path = write_checkpoint(tmp_path, TINY, tiny_groups(), fill="random")
     with safe_open(path, framework="np") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
