@@ -135,6 +135,15 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_every_module_has_its_line_in_the_layout() -> None:
+    layout = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    for path in (ROOT / "planner").iterdir():
+        if path.is_dir() and any(path.glob("*.py")):
+            assert f"`planner/{path.name}/`" in layout, path
+        elif path.suffix == ".py" and path.name != "__init__.py" and not path.name.startswith("cli"):
+            assert f"{path.name}`" in layout, path
+
+
 def test_every_json_key_of_the_schema_is_shown() -> None:
     shown = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     schema = json.loads((ROOT / "planner" / "data" / "schemas" / "estimate-1.schema.json").read_text())
