@@ -8,7 +8,7 @@ from typing import Final
 
 from planner.model.spec import DenseMlp, ModelSpec, TextModel
 from planner.model.tensors import TensorGroup, inventory, size_bytes
-from planner.units import GIB, MIB
+from planner.units import GIB, MIB, ceil_div
 from quantize.calibration_memory import calibration_peak_bytes
 from quantize.events import Phase
 from quantize.expected import ExpectedCheckpoint
@@ -18,14 +18,40 @@ from quantize.recipe import Recipe
 CUDA_CONTEXT_BYTES: Final = 617 * MIB
 # cuBLAS keeps a workspace for its handle on Hopper (32 MiB), and kernels are loaded as they are first used.
 _KERNELS_BYTES: Final = 300 * MIB
-# Python with torch and transformers, and with the CUDA libraries.
-_HOST_BASE_BYTES: Final = {"cpu": 800 * MIB, "cuda": 4 * GIB}
-# While weights are read they are there twice: as pages of the file and as tensors.
-_HOST_WEIGHT_COPIES: Final = 2.0
+# Python with torch and transformers: 0.51 GiB for a tiny model on a CPU. With the CUDA libraries: what Llama-3.1-8B
+# took on an H200 (34.8 GiB) above twice its weights.
+_HOST_BASE_BYTES: Final = {"cpu": GIB // 2, "cuda": round(4.9 * GIB)}
+# While weights are read they are there twice, as pages of the file and as tensors: drawn Qwen2.5 0.5B and 1.5B took
+# 2.21 and 6.12 GiB on a CPU.
+_HOST_WEIGHT_COPIES: Final = 2
 _LOG_BYTES: Final = 16 * MIB
 # Free memory that is left alone when a batch size is chosen: predictions may be a tenth too low.
 _MARGIN: Final = 0.9
 _AUTO_SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+# "search-scale costs about 30 times more per layer": 20 ratios are tried, each with its own forward.
+_SEARCH_FACTOR: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """How fast a device goes through the phases.
+
+    `batch_s` is what starting a batch in a layer costs. Packing loops over output columns in Python, weights and zero
+    points apart, so it costs by the column, and on a CPU by the weight.
+    """
+
+    start_s: float
+    flops_per_s: float
+    batch_s: float
+    smooth_weight_s: float
+    pack_column_s: float
+    pack_weight_s: float
+
+
+_H200: Final = _Speed(12.0, 1.5e14, 0.0045, 2e-10, 8e-5, 0.0)
+_CPU: Final = _Speed(4.0, 5e10, 0.01, 5e-9, 2e-5, 2e-8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +87,7 @@ def predict(
         activations_bytes = _calibration_bytes(recipe, spec.text, batch_size)
     return Needs(
         gpu_bytes=gpu_peak_bytes(recipe, spec, expected, batch_size) if recipe.device == "cuda" else 0,
-        host_bytes=round(_HOST_WEIGHT_COPIES * weights_bytes) + _HOST_BASE_BYTES[recipe.device] + activations_bytes,
+        host_bytes=_HOST_WEIGHT_COPIES * weights_bytes + _HOST_BASE_BYTES[recipe.device] + activations_bytes,
         disk_bytes=expected.file_bytes + _statistics_bytes(expected) + download_bytes + _LOG_BYTES,
         phase_seconds=_phase_seconds(recipe, spec, expected, batch_size, weights_bytes),
     )
@@ -122,26 +148,27 @@ def _statistics_bytes(expected: ExpectedCheckpoint) -> int:
 def _phase_seconds(
     recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint, batch_size: int, weights_bytes: int
 ) -> dict[Phase, float]:
-    """Rough times: good for a bar's proportions and an order of magnitude."""
-    on_cpu = recipe.device == "cpu"
+    """Rough times: good for a bar's proportions and an order of magnitude.
+
+    The GPU's numbers fit Llama-3.1-8B (194 s at batch size 1) and Qwen2.5-1.5B (102 s at 1, 88 s at 8) on an H200, the
+    CPU's drawn Qwen2.5 models on two cores.
+    """
+    speed = _CPU if recipe.device == "cpu" else _H200
     tokens = 0 if recipe.calibration.data_free else recipe.calibration.samples * recipe.calibration.seqlen
-    linear_parameters = sum(_active_elements(group, spec.text) for group in expected.quantized)
-    # Rates of linears with observers around them, far below the peak of either device.
-    flops_per_s = 2e10 if on_cpu else 1.5e14
-    calibration = 2 * linear_parameters * tokens / flops_per_s
-    # Each batch of each layer starts some hundred kernels and copies statistics to the host.
-    batches = -(-recipe.calibration.samples // batch_size) if tokens else 0
-    calibration += batches * spec.text.num_layers * 0.010
+    parameters = sum(group.num_elements for group in expected.quantized)
+    active_parameters = sum(_active_elements(group, spec.text) for group in expected.quantized)
+    batches = ceil_div(recipe.calibration.samples, batch_size) if tokens else 0
+    calibration = 2 * active_parameters * tokens / speed.flops_per_s
+    calibration += batches * spec.text.num_layers * speed.batch_s
     if recipe.search_scale:
-        calibration *= 30
-    # Packing loops over output columns in Python, eight steps a word, for weights and for zero points.
+        calibration *= _SEARCH_FACTOR
     columns = sum(group.shape[0] * group.count for group in expected.quantized)
     gib = weights_bytes / GIB
     return {
-        Phase.LOADING: 6.0 + gib,
+        Phase.LOADING: speed.start_s + gib,
         Phase.CALIBRATION: calibration,
-        Phase.SMOOTHING: 0.05 * spec.text.num_layers + gib,
-        Phase.PACKING: columns * 4e-5 + 0.5 * gib,
+        Phase.SMOOTHING: parameters * speed.smooth_weight_s,
+        Phase.PACKING: columns * speed.pack_column_s + parameters * speed.pack_weight_s,
         Phase.SAVING: 0.5 + expected.file_bytes / GIB,
     }
 

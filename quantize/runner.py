@@ -96,12 +96,10 @@ def run(
         try:
             sampler.start(process.pid)
             _follow(process, log_file, caught, silence_s, tail, on_line)
-            status = process.wait()
+            status = _wait(process, caught, silence_s, log)
         finally:
             _end_group(process)
             peak = sampler.stop()
-    if caught:
-        raise InterruptedRunError(caught[0])
     return RunResult(status, time.monotonic() - start, tuple(tail), peak)
 
 
@@ -125,7 +123,9 @@ def _follow(
     last_output = time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
-        while not caught:
+        while True:
+            if caught:
+                raise InterruptedRunError(caught[0])
             if selector.select(_TICK_S):
                 data = os.read(process.stdout.fileno(), 2**16)
                 if not data:
@@ -137,11 +137,27 @@ def _follow(
                 # It ended, and a grandchild still holds the pipe open.
                 break
             elif time.monotonic() - last_output > silence_s:
-                raise ChildFailedError(
-                    f"LMDeploy printed nothing for {silence_s:.0f} s and was stopped; its log is {log.name}",
-                    "If it was only slow, raise silence_s in the recipe",
-                )
+                raise _silent(silence_s, log.name)
     take(splitter.end())
+
+
+def _wait(process: subprocess.Popen[bytes], caught: list[int], silence_s: float, log: Path) -> int:
+    """The exit status, once the output has ended: at once as a rule, and no later than after the longest silence."""
+    end = time.monotonic() + silence_s
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(_TICK_S)
+        if caught:
+            raise InterruptedRunError(caught[0])
+        if time.monotonic() > end:
+            raise _silent(silence_s, str(log))
+
+
+def _silent(silence_s: float, log: str) -> ChildFailedError:
+    return ChildFailedError(
+        f"LMDeploy printed nothing for {silence_s:.0f} s and was stopped; its log is {log}",
+        "If it was only slow, raise silence_s in the recipe",
+    )
 
 
 def _log(log: IO[bytes], data: bytes) -> None:
