@@ -242,13 +242,18 @@ class Search:
         Raises:
             LmplanError: LMDeploy refuses the option.
         """
-        last = self.weigh(option, self.frugal(load), load, smallest_ratio=smallest_ratio)
-        if last.serves:
-            for knobs in self.ladder(load):
-                trial = self.weigh(option, knobs, load, smallest_ratio=smallest_ratio)
-                if trial.serves:
-                    return trial
-        return last
+        # Time is left out of the look at the last rung: its small prefill steps are slow, others may not be.
+        any_time = replace(load, latency_ms=None, first_token_ms=None)
+        last = self.weigh(option, self.frugal(load), any_time, smallest_ratio=smallest_ratio)
+        if not last.serves:
+            return last
+        too_slow = None
+        for knobs in self.ladder(load):
+            trial = self.weigh(option, knobs, load, smallest_ratio=smallest_ratio)
+            if trial.serves:
+                return trial
+            too_slow = too_slow or (trial if trial.speed else None)
+        return too_slow or last
 
     def weigh_at_limit(self, option: Option, load: Load) -> Trial | None:
         """An option with batch and session cut to the load; smaller prefill steps only where nothing else serves."""
@@ -306,8 +311,9 @@ class Search:
         return 0 if native else vision_activations(tower).high_bytes
 
     def _lack(self, settings: Settings, load: Load, users: int, load_short: int, short: int) -> str:
-        if load.context_tokens > settings.session_len:
-            return f"sessions end at {settings.session_len:,} tokens"
+        longest = min(settings.session_len, self.spec.text.max_position_embeddings)
+        if load.context_tokens > longest:
+            return f"sessions end at {longest:,} tokens"
         image_tokens = load.num_images * self.spec.vision.max_image_tokens if self.spec.vision else 0
         if image_tokens >= load.context_tokens:
             return f"the images of a session take {image_tokens:,} tokens"

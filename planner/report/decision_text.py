@@ -56,9 +56,10 @@ def why(advice: Advice) -> list[str]:
         return []
     load, trial, memory = advice.load, chosen.trial, chosen.memory
     settings = trial.settings
+    fit, are = "fits" if trial.users == 1 else "fit", "is" if load.num_users == 1 else "are"
     sentences = [
-        f"{_users(trial.users)} of {load.context_tokens:,} tokens fit at once where {load.num_users:,} "
-        f"{'are' if load.num_users > 1 else 'is'} wanted: the KV cache holds {trial.kv.tokens:,} tokens",
+        f"{_users(trial.users)} of {load.context_tokens:,} tokens {fit} at once where {load.num_users:,} {are} wanted: "
+        f"the KV cache holds {trial.kv.tokens:,} tokens",
         f"cache_max_entry_count {settings.cache_max_entry_count:g} is the largest that keeps "
         f"{format_gib(trial.keep_free_bytes)} for what comes beside the KV cache: buffers of full batches"
         + (", the vision tower looking at an image" if trial.image_bytes else "")
