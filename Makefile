@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # torch, point TORCH at a CPU build.
 TORCH ?= torch==2.13.0
 LMDEPLOY ?= lmdeploy==0.18.0
-LMDEPLOY_NEEDS := "transformers>=4.57,<6" "datasets<5" accelerate mmengine-lite fire sentencepiece safetensors pydantic pillow \
+LMDEPLOY_NEEDS := "transformers>=5.17,<5.24" "datasets>=4.8,<5" accelerate mmengine-lite fire sentencepiece safetensors pydantic pillow \
 	pybase64 shortuuid requests platformdirs
 
 .PHONY: demo test check lint types bench docs clean

@@ -1,0 +1,109 @@
+"""A real `lmdeploy lite auto_awq` on the CPU, through `lmplan quantize tiny-llama`, end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from quantize.inspection import inspect_folder
+
+pytestmark = [
+    pytest.mark.lmdeploy,
+    pytest.mark.skipif("LMPLAN_WITHOUT_LMDEPLOY" in os.environ, reason="LMPLAN_WITHOUT_LMDEPLOY is set"),
+]
+OUTPUT = "tiny-llama-w4a16"
+
+
+def lmplan(folder, *words):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LMPLAN_", "FAKE_"))}
+    return subprocess.run(
+        [sys.executable, "-c", "from planner.cli import main; main()", *words],
+        cwd=folder,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    begun = time.monotonic()
+    done = lmplan(folder, "quantize", "tiny-llama")
+    assert done.returncode == 0, done.stderr
+    return folder, done, time.monotonic() - begun
+
+
+def test_it_takes_less_than_two_minutes(finished):
+    assert finished[2] < 120
+
+
+def test_bytes_are_as_predicted_and_the_checkpoint_passes(finished):
+    folder, done, _ = finished
+    manifest = json.loads((folder / OUTPUT / "lmplan.json").read_text())
+    assert manifest["checkpoint"]["found_bytes"] == manifest["checkpoint"]["predicted_bytes"]
+    inspection = inspect_folder(folder / OUTPUT)
+    assert inspection.passed and not inspection.notes, inspection
+    assert inspection.num_scales == 28
+    assert "predicted (+0.0000%)" in done.stdout
+
+
+def test_every_phase_was_seen(finished):
+    folder, _, _ = finished
+    manifest = json.loads((folder / OUTPUT / "lmplan.json").read_text())
+    assert list(manifest["phase_seconds"]) == ["loading", "calibration", "smoothing", "packing", "saving"]
+    log = (folder / OUTPUT / "lmplan.log").read_text()
+    assert log.count("weight packed.") == 28
+    assert manifest["host"]["found_bytes"] < 1.15 * manifest["host"]["predicted_bytes"]
+
+
+def test_nothing_else_is_left_and_a_second_run_does_nothing(finished):
+    folder, _, _ = finished
+    assert [path.name for path in folder.iterdir()] == [OUTPUT]
+    again = lmplan(folder, "quantize", "tiny-llama")
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+def test_own_text_and_its_cache_stay_in_their_run(finished, tmp_path):
+    text = tmp_path / "mine.jsonl"
+    rows = ({"body": f"Line {number} of a text of one's own, long enough to calibrate on."} for number in range(400))
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = lmplan(
+        tmp_path, "quantize", "tiny-llama",
+        "--set", "calibration.dataset=null", "--set", f"calibration.text={text}", "--set", "calibration.text_field=body",
+        "--set", "calibration.samples=4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first = (finished[0] / OUTPUT / "model.safetensors").read_bytes()
+    assert (tmp_path / OUTPUT / "model.safetensors").read_bytes() != first, "another text gives other scales"
+
+
+def test_data_free(tmp_path):
+    done = lmplan(
+        tmp_path, "quantize", "tiny-llama", "--set", "calibration.dataset=null", "--set", "calibration.data_free=true"
+    )
+    assert done.returncode == 0, done.stderr
+    assert inspect_folder(tmp_path / OUTPUT).passed
+
+
+def test_scale_search(tmp_path):
+    done = lmplan(tmp_path, "quantize", "tiny-llama", "--set", "search_scale=true", "--set", "calibration.samples=2")
+    assert done.returncode == 0, done.stderr
+    assert inspect_folder(tmp_path / OUTPUT).passed
+
+
+def test_drawn_models_load_in_transformers(finished, tmp_path):
+    from quantize.draw import draw
+
+    transformers = pytest.importorskip("transformers")
+    draw("tiny-llama", tmp_path / "model", fill="random")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = "Zwölf Boxkämpfer jagen Viktor über den Sylter Deich.\n"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert len(tokenizer("abc", add_special_tokens=False)["input_ids"]) == 3
