@@ -20,7 +20,7 @@ LAYERS = (
     ("planner.memory",),
     ("planner.engine",),
     ("planner.footprint",),
-    ("planner.throughput",),
+    ("planner.throughput", "planner.throughput_fit"),
     ("planner.search",),
     ("planner.limits",),
     ("planner.decision",),
