@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
 FAKE = Path(__file__).with_name("fake_lmdeploy.py")
-LMPLAN = [sys.executable, "-m", "planner"]
 
 
 @pytest.fixture
@@ -49,6 +49,3 @@ def lmplan(tmp_path):
         )
 
     return run
-
-
-COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]

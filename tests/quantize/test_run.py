@@ -6,13 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-from .conftest import COMMAND
-
+COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
+MANIFEST_SCHEMA = Path(__file__).parents[2] / "quantize/data/manifest.schema.json"
 STAGING = "tiny-llama-w4a16.lmplan-staging"
 OUTPUT = "tiny-llama-w4a16"
 
@@ -55,6 +57,7 @@ def test_good_run_leaves_a_checked_output_and_nothing_else(fake, lmplan, tmp_pat
     }  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", OUTPUT]
     manifest = json.loads((output / "lmplan.json").read_text())
+    jsonschema.validate(manifest, json.loads(MANIFEST_SCHEMA.read_text()))
     assert manifest["checkpoint"]["found_bytes"] == manifest["checkpoint"]["predicted_bytes"]
     assert manifest["host"]["found_bytes"] > 0
     assert manifest["packages"]["lmdeploy"] == "0.18.0"
