@@ -5,22 +5,26 @@ Formulas from `lmdeploy/pytorch/engine/executor/base.py`, `engine/cache_engine/`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from planner.data import read_toml
 from planner.engine import host
 from planner.engine.base import Deployment
+from planner.engine.memo import once_per_weights
 from planner.engine.versions import band
 from planner.errors import UnsupportedModelError
 from planner.memory import weights
 from planner.memory.kv_cache import kv_heads_per_rank
-from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
+from planner.memory.terms import Evidence, KvCache, Term, exact
+from planner.memory.torch_cache import TorchCache
 from planner.memory.weights import Allocation, Sharding
-from planner.model.spec import MoeMlp
+from planner.model.spec import DenseMlp, MoeMlp
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
 _TORCH_SEGMENT_BYTES = 2 * MIB
+_PACKED_GROUP = 32
+"""Inputs that share a scale and a zero in TurboMind's packed form on compute capability 9.0 (`engine/turbomind.py`)."""
 
 
 class PytorchEngine:
@@ -51,21 +55,76 @@ class PytorchEngine:
 
     def before_kv(self) -> tuple[Term, ...]:
         """Context, code, weights and vision tower; free memory is read behind them."""
-        text = list(self.text_allocations())
-        vision = list(self._vision())
-        text_bytes = sum(a.total_bytes for a in text)
-        vision_bytes = sum(a.total_bytes for a in vision)
+        text_bytes, vision_bytes, reserved_bytes = self.weights_bytes()
         terms = [
             self.host.cuda_context,
             self.host.kernel_code,
             exact("weights", text_bytes, f"16-bit and packed tensors = {text_bytes} bytes", "language model"),
         ]
-        if vision:
+        if vision_bytes:
             terms.append(exact("vision_tower", vision_bytes, f"16-bit = {vision_bytes} bytes", "vision tower"))
+        terms.append(
+            exact(
+                "pool_rounding",
+                reserved_bytes - text_bytes - vision_bytes,
+                "tensors below 10 MiB share segments of 20 MiB, larger ones are rounded to 2 MiB",
+                "ends of torch's segments",
+            )
+        )
+        packed = self._packed_copy()
+        if packed is not None:
+            terms.append(packed)
         nccl = host.communicator(self.settings.tp, self.deployment.gpu)
         if nccl is not None:
             terms.append(nccl)
         return tuple(terms)
+
+    @property
+    def weights_key(self) -> Hashable:
+        """Everything that the bytes of the weights follow from."""
+        return type(self), self.spec, self.quantization, self.sharding
+
+    @once_per_weights
+    def weights_bytes(self) -> tuple[int, int, int]:
+        """Bytes of the language model, of the vision tower, and what torch reserves for both."""
+        text, vision = list(self.text_allocations()), list(self._vision())
+        cache = TorchCache()
+        # Layer by layer, as the modules are built; an allocation of count n comes once in each layer.
+        repeated = [a for a in (*text, *vision) if a.count > 1]
+        for allocation in (*text, *vision):
+            if allocation.count == 1:
+                cache.allocate(allocation.size_bytes)
+        for layer in range(max((a.count for a in repeated), default=0)):
+            for allocation in repeated:
+                if layer < allocation.count:
+                    cache.allocate(allocation.size_bytes)
+        return sum(a.total_bytes for a in text), sum(a.total_bytes for a in vision), cache.reserved_bytes
+
+    def _packed_copy(self) -> Term | None:
+        """AWQ linears are served by TurboMind's kernels, which keep a packed copy in their own pool and their code.
+
+        Seen once, on an H200 (Qwen2.5-7B, 4.1 GiB besides torch's copy); elsewhere the copy is the band.
+        """
+        if self.quantization is None or self.quantization.method != "awq":
+            return None
+        num = sum(
+            linear.num_in * linear.num_out * linear.count
+            for linear in weights.text_linears(self.text, self.quantization, self.sharding)
+            if linear.quantized
+        )
+        copy = num // 2 + num // _PACKED_GROUP * 2 * _HALF_BYTES
+        turbomind = host.find_host(self.deployment.gpu, "turbomind").kernel_code.size_bytes
+        code = max(turbomind - self.host.kernel_code.size_bytes, 0)
+        measured = self.deployment.gpu.compute_capability == 90
+        return Term(
+            "packed_copy",
+            copy + code,
+            copy if measured else 0,
+            copy + code,
+            Evidence("measured", "1 run, NVIDIA H200") if measured else Evidence("assumed", "as on NVIDIA H200"),
+            f"{num} 4-bit parameters with a scale and zero for each {_PACKED_GROUP} + further kernels {format_bytes(code)}",
+            "TurboMind's packed copy of the 4-bit linears",
+        )
 
     def text_allocations(self) -> Iterable[Allocation]:
         """The language model's tensors on one rank; a tied head is the embedding itself."""
@@ -136,19 +195,25 @@ class PytorchEngine:
         return KvCache(blocks * block, self.budget["block_tokens"], block, blocks, tokens, formula)
 
     def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
-        """CUDA graphs and their block tables; activations come with load."""
+        """CUDA graphs with their block tables; activations come with load."""
         sizes = self.capture_sizes()
         tables = sum(int(self.graphs["block_table_element_bytes"]) * size * kv.blocks for size in sizes)
-        reserve = self.kv_reserve_bytes()
+        size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code_bytes
+        widest = max(
+            g.mlp.intermediate_size if isinstance(g.mlp, DenseMlp) else g.mlp.expert_intermediate_size
+            for g in self.text.layer_groups
+        )
+        step = self.settings.max_prefill_token_num * (3 * widest + 8 * self.text.hidden_size) * _HALF_BYTES
         return (
             Term(
                 "cuda_graphs",
-                round_up(tables, _TORCH_SEGMENT_BYTES),
-                0,
-                round_up(tables, _TORCH_SEGMENT_BYTES) + reserve,
-                FORMULA,
-                f"block tables of {len(sizes)} captured batch sizes x {kv.blocks} blocks x 4",
-                "block tables of the captured graphs; activations under load at the high end",
+                size,
+                size,
+                size + self.host.first_request_bytes + self.kv_reserve_bytes() + step,
+                self.host.kernel_code.evidence,
+                f"{format_bytes(self.host.late_code_bytes)} of graphs and kernels + block tables of {len(sizes)} "
+                f"captured batch sizes x {kv.blocks} blocks x 4",
+                "captured graphs; activations and logits under load at the high end",
             ),
         )
 

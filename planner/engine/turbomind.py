@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-from planner.engine import host
+from planner.engine import host, turbomind_forward
 from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
 from planner.engine.turbomind_load import staging_bytes
+from planner.engine.turbomind_pack import conversion_leftover
 from planner.engine.versions import native_vision, turbomind_rules
 from planner.memory import kv_cache, weights
-from planner.memory.pool import PAGE_BYTES, aligned, reserved
+from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
 from planner.memory.weights import Allocation, LinearShape, Sharding
-from planner.model.spec import DenseMlp, MoeMlp, Quantization
+from planner.model.spec import MoeMlp, Quantization
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
@@ -163,41 +164,10 @@ class Turbomind:
 
     @once_per_weights
     def transient(self) -> Term | None:
-        """Freed temporaries of the weights' conversion, which the pool still keeps when the KV cache is sized.
-
-        They are given back after the warm-up (seen in five runs), so they cost KV cache and not footprint.
-
-        Packing a 4-bit linear of K x N takes two temporaries of 2KN bytes at once, in the order qkv, output, down,
-        gate and up. The output's fit where qkv's were; down's find the whole pages of qkv's; gate and up's come before
-        down's are given back. That last step is a race between host and GPU, and its other outcome is the low end.
-        """
-        quantization = self.quantization
-        if quantization is None or quantization.method == "fp8":
-            return None
-        used = self._pool_used_bytes()
-        pairs = {
-            linear.what: 4 * linear.num_in * linear.num_out
-            for linear in weights.text_linears(self.text, quantization, self.sharding)
-            if linear.quantized
-        }
-        wide = max(size for what, size in pairs.items() if "gate and up" in what)
-        down = max(size for what, size in pairs.items() if "down" in what)
-        reused = pairs["qkv"] // PAGE_BYTES * PAGE_BYTES
-        if reused == pairs["qkv"]:  # the pair does not start on a page
-            reused = max(reused - PAGE_BYTES, 0)
-        start = reserved(used)
-        size = reserved(used + pairs["qkv"] + max(down - reused, 0) + wide) - start
-        low = max(size - max(down - reused, 0) // PAGE_BYTES * PAGE_BYTES, 0)
-        return Term(
-            "conversion_leftover",
-            size,
-            low,
-            size + reserved(wide),
-            Evidence("formula", "traced on H200, 0.18.0; frees race with the next request, hence the band"),
-            f"pairs of temporaries: qkv {format_bytes(pairs['qkv'])}, down {format_bytes(down)} of which "
-            f"{format_bytes(reused)} reused, gate and up {format_bytes(wide)}; in pages of 32 MiB",
-            "freed temporaries of 4-bit packing, held until the warm-up is over",
-        )
+        """What converting the weights leaves charged when the KV cache is sized."""
+        linears = weights.text_linears(self.text, self.quantization, self.sharding)
+        capability = self.deployment.gpu.compute_capability
+        return conversion_leftover(linears, self.quantization, self._pool_used_bytes(), capability)
 
     # --- the KV cache --------------------------------------------------------------------------------------------
 
@@ -288,9 +258,9 @@ class Turbomind:
     def _gemm_workspace(self) -> Term:
         used = self._pool_used_bytes()
         workspace = sum(aligned(size) for size in _GEMM_WORKSPACE_BYTES)
-        # Behind packed weights it lands among the freed temporaries and keeps their pages.
-        packed = self.transient() is not None
-        grown = reserved(workspace) if packed else reserved(used + workspace) - reserved(used)
+        # Behind converted weights it lands among the freed temporaries and keeps their pages.
+        converted = self.transient() is not None
+        grown = reserved(workspace) if converted else reserved(used + workspace) - reserved(used)
         l2_bytes = self.deployment.gpu.l2_cache_bytes
         flush_bytes = l2_bytes if l2_bytes is not None else _ASSUMED_L2_BYTES
         size = grown + flush_bytes + _RANDOM_STATE_BYTES
@@ -332,40 +302,22 @@ class Turbomind:
         )
 
     def forward_bytes(self, tokens: int) -> int:
-        """Activations of one layer for a step of `tokens` tokens, laid out one behind the other.
-
-        Two hidden states, fused qkv and attention output stay in place while the MLP's buffer is taken: their frees
-        have not reached the GPU yet when the host asks for it.
-        """
-        return sum(size for _, size in self._forward_parts(tokens))
+        """Activations of a step of `tokens` tokens."""
+        return turbomind_forward.step_bytes(self._forward_parts(tokens))
 
     def forward_formula(self, tokens: int) -> str:
         """`forward_bytes` in words and numbers."""
-        return " + ".join(f"{what} {format_bytes(size)}" for what, size in self._forward_parts(tokens))
+        return turbomind_forward.formula(self._forward_parts(tokens))
 
-    def _forward_parts(self, tokens: int) -> Iterable[tuple[str, int]]:
-        tp, hidden = self.settings.tp, self.text.hidden_size
-        group = self.text.layer_groups[0]
-        attention = group.attention
-        heads = attention.num_heads // tp
-        kv_heads = kv_cache.kv_heads_per_rank(attention.num_kv_heads, tp)
-        yield "2 hidden states", 2 * tokens * hidden * _HALF_BYTES
-        attention_bytes = tokens * (2 * heads + 2 * kv_heads) * attention.head_dim * _HALF_BYTES
-        mlp_bytes = 0
-        for each in self.text.layer_groups:
-            mlp_bytes = max(mlp_bytes, self._mlp_bytes(each.mlp, tokens))
-        yield "qkv and attention output", attention_bytes
-        yield "mlp", mlp_bytes
-        yield "logits and ids", 4 * self.text.vocab_size
-
-    def _mlp_bytes(self, mlp: DenseMlp | MoeMlp, tokens: int) -> int:
+    def _forward_parts(self, tokens: int) -> list[tuple[str, int]]:
         tp = self.settings.tp
-        if isinstance(mlp, DenseMlp):
-            size = weights.pad_intermediate(mlp.intermediate_size, self.sharding) // tp
-            # 16-bit dense MLPs keep gate and up apart; packed ones fuse the activation (traced).
-            return tokens * size * _HALF_BYTES * (2 if self.quantization is None else 1)
-        size = weights.pad_intermediate(mlp.expert_intermediate_size, self.sharding) // tp
-        return tokens * mlp.num_experts_per_tok * (self.text.hidden_size + size) * _HALF_BYTES
+
+        def pad(size: int) -> int:
+            return weights.pad_intermediate(size, self.sharding) // tp
+
+        # 16-bit dense MLPs keep gate and up apart; packed and fp8 ones fuse the activation (traced).
+        fused = self.quantization is not None
+        return turbomind_forward.step_parts(self.text, tokens, tp, pad, fused)
 
     def _symmetric_buffer(self) -> Term:
         """What ranks exchange: hidden states of a step or logits of a batch (LanguageModel, symm_buf_)."""

@@ -172,9 +172,12 @@ class TurbomindBlocks(Turbomind):
 
     def forward_bytes(self, tokens: int) -> int:
         """qkv, attention output, flattened KV and both MLP buffers of a step (they are kept), and sampling."""
-        return sum(size for _, size in self._forward_parts(tokens))
+        return super().forward_bytes(tokens)
 
-    def _forward_parts(self, tokens: int) -> Iterable[tuple[str, int]]:
+    def _forward_parts(self, tokens: int) -> list[tuple[str, int]]:
+        return list(self._parts(tokens))
+
+    def _parts(self, tokens: int) -> Iterable[tuple[str, int]]:
         tp = self.settings.tp
         attention = self.text.layer_groups[0].attention
         heads = attention.num_heads // tp

@@ -65,8 +65,9 @@ def _layer(cache: TorchCache, text: TextModel, q_out: int, kv_out: int, quantiza
 def _mlp(cache: TorchCache, hidden: int, size: int, quantization: Quantization | None) -> None:
     one = _read_bytes(hidden, size, quantization)
     read = [cache.allocate(one) for _ in range(3)]
-    fused = cache.allocate(2 * one)
-    cache.release(fused)
+    fused = [cache.allocate(2 * one) for _ in range(2)]  # interleaved, then made contiguous
+    for block in fused:
+        cache.release(block)
     down = cache.allocate(one)
     for block in (down, *read):
         cache.release(block)
