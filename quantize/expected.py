@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from planner.model import formats
 from planner.model.dtypes import DType
 from planner.model.spec import ModelSpec, Quantization
 from planner.model.tensors import TensorGroup, inventory, size_bytes
 from quantize.synthetic import safetensors_header
+
+# Zip entries, their padding to 64 bytes and the pickle: 30,820 bytes for the 95 tensors of tiny-llama by 0.5.3.
+_BIN_BYTES_PER_TENSOR: Final = 324
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class ExpectedCheckpoint:
         groups: its tensors as stored.
         quantized: the 16-bit linears that the format replaces, one group each.
         tensor_bytes: all tensors together.
-        file_bytes: with the header of one safetensors file.
+        file_bytes: with the header of one safetensors file, or the archive around a .bin file's tensors.
     """
 
     quantization: Quantization
@@ -34,25 +38,31 @@ class ExpectedCheckpoint:
         return sum(group.count for group in self.quantized)
 
 
-def expect(spec: ModelSpec, quantization: Quantization, dtype: DType) -> ExpectedCheckpoint:
+def expect(
+    spec: ModelSpec, quantization: Quantization, dtype: DType, file_format: str = "safetensors"
+) -> ExpectedCheckpoint:
     """What quantizing the 16-bit `spec` has to give.
 
     Args:
         spec: the model that is read.
         quantization: the format.
         dtype: the float type of the result (`quantize.command.stored_dtype`).
+        file_format: ``safetensors``, or ``bin`` for pytorch_model.bin.
 
     Raises:
         UnsupportedModelError: a linear that groups or packing do not divide.
     """
     plain = inventory(replace(spec, dtype=dtype, quantization=None))
     groups = formats.store(plain, quantization)
-    header, _ = safetensors_header(groups)
+    if file_format == "bin":
+        overhead_bytes = _BIN_BYTES_PER_TENSOR * sum(group.count for group in groups)
+    else:
+        overhead_bytes = len(safetensors_header(groups)[0])
     tensor_bytes = size_bytes(groups)
     return ExpectedCheckpoint(
         quantization=quantization,
         groups=groups,
         quantized=tuple(group for group in plain if formats.is_quantized(group, quantization)),
         tensor_bytes=tensor_bytes,
-        file_bytes=len(header) + tensor_bytes,
+        file_bytes=overhead_bytes + tensor_bytes,
     )

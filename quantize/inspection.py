@@ -17,6 +17,7 @@ from planner.model.dtypes import DType
 from planner.model.source import read_config
 from planner.model.spec import Quantization
 from planner.model.tensors import TensorGroup, inventory, size_bytes
+from quantize.torch_files import bin_files, read_bin_folder, read_tensors
 from quantize.values import look_at, mapped
 
 STATISTICS: Final = ("inputs_stats.pth", "outputs_stats.pth")
@@ -76,13 +77,13 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
         return Inspection(tuple(problems), (), quantization=quantization)
     groups = expected if expected is not None else formats.store(inventory(spec), quantization)
     try:
-        checkpoint = read_folder(folder)
+        checkpoint = read_folder(folder) or read_bin_folder(folder)
+        if checkpoint is None:
+            return Inspection((*problems, "there are no weights"), (), quantization=quantization)
+        scale_problems, num_scales = _scale_problems(folder)
     except UsageError as error:
         return Inspection((*problems, error.message), (), quantization=quantization)
-    if checkpoint is None:
-        return Inspection((*problems, "there are no safetensors files"), (), quantization=quantization)
     wrong, notes = _compare(groups, checkpoint)
-    scale_problems, num_scales = _scale_problems(folder)
     return Inspection(
         problems=(*problems, *wrong, *scale_problems),
         notes=tuple(notes),
@@ -96,12 +97,13 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that count: those of the index, or all of them."""
+    """The files that count: those of the index, else all safetensors files, else pytorch_model*.bin."""
     index = folder / INDEX_NAME
     if index.is_file():
         weight_map = json.loads(index.read_bytes())["weight_map"]
         return sorted({folder / name for name in weight_map.values()})
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    return files or bin_files(folder)
 
 
 def _config_problems(config: dict[str, Any], quantization: Quantization | None) -> Iterator[str]:
@@ -136,9 +138,9 @@ def _scale_problems(folder: Path) -> tuple[list[str], int]:
     for path in weight_files(folder):
         for name, dtype, words in _scales(path):
             number += 1
-            if dtype not in (DType.F16.value, DType.BF16.value):
+            if dtype not in (DType.F16, DType.BF16):
                 continue  # the comparison of dtypes has reported it
-            problem = look_at(words, DType(dtype)).problem
+            problem = look_at(words, dtype).problem
             if problem and len(problems) < 12:
                 problems.append(f"{name}: {problem}")
     if not number:
@@ -146,8 +148,11 @@ def _scale_problems(folder: Path) -> tuple[list[str], int]:
     return problems, number
 
 
-def _scales(path: Path) -> Iterator[tuple[str, str, memoryview]]:
+def _scales(path: Path) -> Iterator[tuple[str, DType, bytes | memoryview]]:
     """Name, dtype and bytes of the scales in a file whose header was checked before."""
+    if path.suffix == ".bin":
+        yield from read_tensors(path, ".scales")
+        return
     with mapped(path) as data:
         (header_bytes,) = struct.unpack("<Q", data[:8])
         start = 8 + header_bytes
@@ -156,7 +161,7 @@ def _scales(path: Path) -> Iterator[tuple[str, str, memoryview]]:
             if name.endswith(".scales"):
                 begin, end = entry["data_offsets"]
                 with data[start + begin : start + end] as words:
-                    yield name, entry["dtype"], words
+                    yield name, DType(entry["dtype"]), words
 
 
 def inspect_or_explain(folder: Path, expected: tuple[TensorGroup, ...]) -> Inspection:

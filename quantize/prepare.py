@@ -115,7 +115,7 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     assert lite is not None and installed is not None
     try:
         quantization = Quantization("awq", recipe.bits, recipe.group_size)
-        expected = expect(spec, quantization, stored_dtype(recipe, lite, spec.dtype))
+        expected = expect(spec, quantization, stored_dtype(recipe, lite, spec.dtype), lite.weights)
     except LmplanError:
         return replace(job, findings=tuple(findings))  # the finding about sides that do not divide says it
     batch_size = recipe.calibration.batch_size

@@ -205,7 +205,7 @@ def _make_readable(folder: Path) -> None:
     """Weights are written for their owner alone; give them the mode that other files of the folder have."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in folder.glob("*.safetensors"):
+    for path in (*folder.glob("*.safetensors"), *folder.glob("*.bin")):
         with suppress(OSError):
             path.chmod(0o666 & ~mask)
 

@@ -76,7 +76,7 @@ def test_files_that_are_broken_or_gone(checkpoint):
     path.write_bytes(b"")
     assert "truncated" in problems(checkpoint)
     path.unlink()
-    assert "no safetensors" in problems(checkpoint)
+    assert "no weights" in problems(checkpoint)
 
 
 def test_the_command(checkpoint, lmplan, tmp_path):
