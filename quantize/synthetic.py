@@ -114,7 +114,7 @@ def in_file_order(groups: tuple[TensorGroup, ...]) -> list[Tensor]:
 
 
 def safetensors_header(groups: tuple[TensorGroup, ...]) -> tuple[bytes, int]:
-    """The file's leading bytes (length and padded JSON), as transformers writes them, and the bytes of data after it."""
+    """The leading bytes (length and padded JSON), as transformers writes them, and the bytes of data after them."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for tensor in in_file_order(groups):

@@ -74,11 +74,8 @@ def test_own_text_and_its_cache_stay_in_their_run(finished, tmp_path):
     text = tmp_path / "mine.jsonl"
     rows = ({"body": f"Line {number} of a text of one's own, long enough to calibrate on."} for number in range(400))
     text.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = lmplan(
-        tmp_path, "quantize", "tiny-llama",
-        "--set", "calibration.dataset=null", "--set", f"calibration.text={text}", "--set", "calibration.text_field=body",
-        "--set", "calibration.samples=4",
-    )  # fmt: skip
+    settings = ("dataset=null", f"text={text}", "text_field=body", "samples=4")
+    done = lmplan(tmp_path, "quantize", "tiny-llama", *(f"--set=calibration.{setting}" for setting in settings))
     assert done.returncode == 0, done.stderr
     first = (finished[0] / OUTPUT / "model.safetensors").read_bytes()
     assert (tmp_path / OUTPUT / "model.safetensors").read_bytes() != first, "another text gives other scales"
