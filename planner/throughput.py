@@ -12,7 +12,6 @@ from typing import Final
 
 from planner.data import read_toml
 from planner.engine.base import Deployment, Engine
-from planner.gpu import Gpu
 from planner.memory.weights import head_rows, text_linears
 from planner.model.dtypes import DType
 from planner.model.spec import MoeMlp
@@ -39,11 +38,22 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """Shares of the peak rates that an engine reaches on a GPU, what a layer costs besides, and why we think so."""
+    """Shares of the peak rates that an engine reaches on a GPU, what comes on top, and why we think so.
+
+    Attributes:
+        bandwidth, compute: shares of the peak rates.
+        layer_seconds, step_seconds: what a layer and a step of decoding cost besides reading and computing.
+        expert_layer_seconds: what a layer with routed experts costs on top of that.
+        request_seconds: from a request to its prefill.
+        exchange_seconds: one exchange between the ranks of tensor parallelism.
+    """
 
     bandwidth: Band
     compute: Band
     layer_seconds: Band
+    expert_layer_seconds: Band
+    step_seconds: Band
+    request_seconds: Band
     exchange_seconds: Band
     evidence: str
 
@@ -71,6 +81,7 @@ class Work:
     attention_flops: int
     kv_bytes_per_token: float
     num_layers: int
+    num_expert_layers: int
     tp: int
 
     def weights_read_bytes(self, batch: float) -> float:
@@ -140,6 +151,7 @@ def work_of(deployment: Deployment, engine: Engine, block_bytes_per_token: float
         attention_flops=attention,
         kv_bytes_per_token=block_bytes_per_token,
         num_layers=text.num_layers,
+        num_expert_layers=sum(len(g.layers) for g in text.layer_groups if isinstance(g.mlp, MoeMlp)),
         tp=tp,
     )
 
@@ -156,34 +168,43 @@ def peak_flops_per_s(deployment: Deployment) -> int:
 def assumed_efficiency() -> Efficiency:
     """What stands in where nobody measured."""
     data = read_toml("throughput.toml")["assumed"]
-    return Efficiency(
-        bandwidth=Band(**data["bandwidth_efficiency"]),
-        compute=Band(**data["compute_efficiency"]),
-        layer_seconds=Band(**data["layer_seconds"]),
-        exchange_seconds=Band(**data["exchange_seconds"]),
-        evidence="assumed efficiencies; nobody measured speed on this GPU",
-    )
+    bands = {name: Band(**data[key]) for name, key in EFFICIENCY_KEYS.items()}
+    return Efficiency(**bands, evidence="assumed efficiencies; nobody measured speed on this GPU")
 
 
-def find_efficiency(gpu: Gpu, engine: str) -> Efficiency:
-    """The efficiencies measured for a GPU and engine, or the assumed ones."""
+def find_efficiency(deployment: Deployment) -> Efficiency:
+    """The efficiencies measured for the GPU, engine and format; else for its compute capability; else the assumed."""
+    gpu, engine, form = deployment.gpu, deployment.settings.engine, stored_format(deployment)
     efficiency = assumed_efficiency()
-    for entry in read_toml("throughput.toml").get("measured", ()):
-        if entry["product"] == gpu.product and entry["engine"] == engine and not gpu.slice_of:
-            efficiency = replace(
-                efficiency,
-                **{name: Band(**entry[key]) for name, key in _MEASURABLE.items() if key in entry},
-                evidence=f"measured ({entry['runs']} speeds, {entry['product']}, LMDeploy {entry['lmdeploy']})",
-            )
+    entries = [
+        e for e in read_toml("throughput.toml").get("measured", ()) if (e["engine"], e["format"]) == (engine, form)
+    ]
+    for entry in entries:
+        same = entry["product"] == gpu.product and not gpu.slice_of
+        if same or entry["compute_capability"] == gpu.compute_capability:
+            bands = {name: Band(**entry[key]) for name, key in EFFICIENCY_KEYS.items() if key in entry}
+            where = f"{entry['speeds']} speeds, {entry['product']}, LMDeploy {entry['lmdeploy']}"
+            evidence = f"measured ({where})" if same else f"assumed as measured on another GPU ({where})"
+            return replace(efficiency, **bands, evidence=evidence)
     return efficiency
 
 
-_MEASURABLE: Final = {
+def stored_format(deployment: Deployment) -> str:
+    """``16-bit`` or the method that the weights are quantized by: each has kernels of its own."""
+    quantization = deployment.settings.quantization
+    return quantization.method if quantization else "16-bit"
+
+
+EFFICIENCY_KEYS: Final = {
     "bandwidth": "bandwidth_efficiency",
     "compute": "compute_efficiency",
     "layer_seconds": "layer_seconds",
+    "expert_layer_seconds": "expert_layer_seconds",
+    "step_seconds": "step_seconds",
+    "request_seconds": "request_seconds",
     "exchange_seconds": "exchange_seconds",
 }
+"""Efficiency's field -> key of the data file."""
 
 
 def speed_of(
@@ -193,7 +214,7 @@ def speed_of(
     bandwidth, peak = deployment.gpu.memory_bandwidth_bytes_per_s, peak_flops_per_s(deployment)
     if not bandwidth or not peak:
         return None
-    efficiency = efficiency or find_efficiency(deployment.gpu, deployment.settings.engine)
+    efficiency = efficiency or find_efficiency(deployment)
     chunk = min(deployment.settings.max_prefill_token_num, context_tokens)
     ends = []
     for end in ("low", "value", "high"):
@@ -202,7 +223,7 @@ def speed_of(
     step = Band(ends[2][0], ends[1][0], ends[0][0])
     prefill = Band(ends[2][1], ends[1][1], ends[0][1])
     tokens_per_s = Band(1 / step.high, 1 / step.value, 1 / step.low)
-    ideal = _Rates(bandwidth, peak, 0.0)
+    ideal = _Rates(bandwidth, peak, 0.0, 0.0)
     reads, computes = ideal.sides(work, num_users, context_tokens)
     return Speed(
         decode_tokens_per_s=tokens_per_s.scaled(num_users),
@@ -233,21 +254,26 @@ def turn_batch(work: Work, bandwidth_bytes_per_s: float, peak_flops_per_s: float
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
-    """Rates reached, and the seconds that a step's launches and exchanges take."""
+    """Rates reached, and the seconds that a step and a request take besides."""
 
     bytes_per_s: float
     flops_per_s: float
     fixed_seconds: float
+    request_seconds: float
 
     @classmethod
     def at(cls, end: str, efficiency: Efficiency, bandwidth: float, peak: float, work: Work) -> _Rates:
         """The rates at the ``low``, ``value`` or ``high`` end; low is slow."""
         slow = {"low": "high", "value": "value", "high": "low"}[end]
-        fixed = work.num_layers * getattr(efficiency.layer_seconds, slow)
+        fixed = work.num_layers * getattr(efficiency.layer_seconds, slow) + getattr(efficiency.step_seconds, slow)
+        fixed += work.num_expert_layers * getattr(efficiency.expert_layer_seconds, slow)
         if work.tp > 1:
             fixed += _EXCHANGES_PER_LAYER * work.num_layers * getattr(efficiency.exchange_seconds, slow)
         return cls(
-            bandwidth * getattr(efficiency.bandwidth, end), peak * getattr(efficiency.compute, end), float(fixed)
+            bandwidth * getattr(efficiency.bandwidth, end),
+            peak * getattr(efficiency.compute, end),
+            float(fixed),
+            getattr(efficiency.request_seconds, slow),
         )
 
     def sides(self, work: Work, batch: int, context_tokens: int) -> tuple[float, float]:
@@ -271,7 +297,7 @@ class _Rates:
         linear = context_tokens * (work.linear_flops - work.head_flops) + chunks * work.head_flops
         attention = work.attention_flops * context_tokens * (context_tokens + 1) // 2
         reads = chunks * work.weights_read_bytes(chunk_tokens) / self.bytes_per_s
-        return max((linear + attention) / self.flops_per_s, reads) + chunks * self.fixed_seconds
+        return max((linear + attention) / self.flops_per_s, reads) + self.request_seconds
 
 
 def _ends(band: Band) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.data import ROOT
 from planner.engine import versions
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.engine.settings import Wishes, decide
 from planner.gpu import find_gpu
+from planner.ledger import shipped_files
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.throughput import (
@@ -32,8 +35,9 @@ from planner.throughput import (
     turn_batch,
     work_of,
 )
-from planner.throughput_fit import Sample, fit, read_samples, to_toml
+from planner.throughput_fit import Sample, entry, fit, measured_part, read_samples, usable
 
+LINE = "# --- below: `python -m planner.throughput_fit`, made from planner/data/measurements ---\n"
 MODELS = ("qwen2.5-1.5b", "internlm2_5-7b", "llama-3.1-70b", "qwen3-30b-a3b", "mixtral-8x7b")
 
 
@@ -143,7 +147,21 @@ def test_laws_of_the_roofline(model: str, gpu: str, users: int, context: int) ->
     assert quantized.user_tokens_per_s.value >= here.user_tokens_per_s.value
 
 
-TRUE = Efficiency(Band(0.7, 0.7, 0.7), Band(0.55, 0.55, 0.55), Band(2e-5, 2e-5, 2e-5), Band(0, 0, 0), "made up")
+def _point(value: float) -> Band:
+    return Band(value, value, value)
+
+
+TRUE = Efficiency(
+    bandwidth=_point(0.7),
+    compute=_point(0.55),
+    layer_seconds=_point(2e-5),
+    expert_layer_seconds=_point(1e-5),
+    step_seconds=_point(3e-4),
+    request_seconds=_point(0.02),
+    exchange_seconds=_point(0),
+    evidence="made up",
+)
+DENSE = ("qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-3b", "internlm2_5-7b", "qwen2.5-14b", "llama-3.1-70b")
 
 
 def _sample(model: str, phase: str, batch: int, context: int) -> Sample:
@@ -152,19 +170,43 @@ def _sample(model: str, phase: str, batch: int, context: int) -> Sample:
     assert found is not None
     if phase == "decode":
         return Sample(model, deployment, work, phase, batch, context, found.decode_tokens_per_s.value)
-    launches = work.num_layers * TRUE.layer_seconds.value
-    alone = found.first_token_seconds.value - found.step_seconds.value - launches
+    alone = found.first_token_seconds.value - found.step_seconds.value
     return Sample(model, deployment, work, phase, 1, context, context / alone)
 
 
 def test_a_fit_finds_what_the_measurements_were_made_with() -> None:
-    samples = [_sample(m, "decode", b, 64) for m in MODELS[:3] for b in (1, 16)]
-    samples += [_sample(m, "prefill", 1, 8000) for m in MODELS[:2]]
+    samples = [_sample(m, "decode", b, 64) for m in (*DENSE, "qwen3-30b-a3b", "mixtral-8x7b") for b in (1, 16)]
+    samples += [_sample(m, "prefill", 1, 8000) for m in DENSE]
+    # Two runs that went astray do not bend it.
+    samples += [replace(samples[3], tokens_per_s=samples[3].tokens_per_s / 3), replace(samples[8], tokens_per_s=9.0)]
     found = fit(samples)
     assert found.bandwidth.value == pytest.approx(0.7, rel=0.01)
     assert found.layer_seconds.value == pytest.approx(2e-5, rel=0.02)
+    assert found.expert_layer_seconds.value == pytest.approx(1e-5, rel=0.02)
+    assert found.step_seconds.value == pytest.approx(3e-4, rel=0.02)
     assert found.compute.value == pytest.approx(0.55, rel=0.02)
-    assert "bandwidth_efficiency = { low = 0.7" in to_toml("NVIDIA H200", "turbomind", "0.18.0", found, len(samples))
+    assert found.request_seconds.value == pytest.approx(0.02, rel=0.05)
+    assert found.evidence == f"measured ({len(samples)} speeds)"
+    text = entry(samples, found, "0.18.0")
+    assert 'format = "16-bit"' in text and 'product = "NVIDIA H200"' in text
+
+
+def test_a_format_with_few_speeds_leans_on_the_16_bit_one() -> None:
+    base = fit([_sample(m, "decode", b, 64) for m in DENSE for b in (1, 16)])
+    few = [_sample("qwen3-8b", "decode", 1, 64)]
+    found = fit([replace(few[0], tokens_per_s=few[0].tokens_per_s / 2)], base)
+    assert found.bandwidth.value < base.bandwidth.value / 2
+    assert found.layer_seconds.value == base.layer_seconds.value
+
+
+def test_speeds_that_say_nothing_are_left_out() -> None:
+    good = _sample("qwen3-30b-a3b", "decode", 16, 64)
+    assert usable(good)
+    # Weights of zero: every token chooses the same experts.
+    assert not usable(replace(good, synthetic=True))
+    refused = _sample("qwen3-8b", "prefill", 1, 8000)
+    assert usable(refused)
+    assert not usable(replace(refused, tokens_per_s=2e6))
 
 
 def test_a_fit_without_measurements_is_the_assumption() -> None:
@@ -174,10 +216,13 @@ def test_a_fit_without_measurements_is_the_assumption() -> None:
 def test_measurement_files_are_read(tmp_path: Path) -> None:
     run = {
         "host": {"product": "NVIDIA H200", "lmdeploy": "0.18.0"},
+        "outcome": "serves",
+        "free_before_bytes": 10**11,
         "model": {"name": "internlm2_5-7b", "config": resolve("internlm2_5-7b").config},
+        "checkpoint": {"synthetic": False},
         "settings": {"engine": "turbomind", "weights": "as-is", "quant_policy": 8, "tp": 1},
         "phases": [
-            {"name": "loaded", "facts": {}},
+            {"name": "loaded", "used_bytes": [1], "facts": {}},
             {"name": "long_prefill", "facts": {"tokens": 8000, "seconds": 0.4}},
             {"name": "decode", "facts": {"batch": 16, "tokens": 1024, "seconds": 0.5}},
         ],
@@ -188,9 +233,42 @@ def test_measurement_files_are_read(tmp_path: Path) -> None:
     assert (prefill.phase, prefill.context_tokens, prefill.tokens_per_s) == ("prefill", 8000, 20_000)
     assert (decode.batch, decode.context_tokens, decode.tokens_per_s) == (16, 64, 2048)
     assert decode.deployment.settings.quant_policy == 8
-    path.write_text(json.dumps({**run, "host": {"product": "unknown"}}))
+    path.write_text(json.dumps({**run, "host": {"product": "unknown", "lmdeploy": "0.18.0"}}))
     assert list(read_samples(path)) == []
 
 
 def test_slices_do_not_take_what_whole_cards_measured() -> None:
-    assert find_efficiency(find_gpu("a100-24g"), "turbomind") == assumed_efficiency()
+    whole, _ = deployed("qwen3-8b", "h200")
+    part = replace(whole, gpu=replace(whole.gpu, slice_of="h200"))
+    assert find_efficiency(whole).evidence.startswith("measured (")
+    assert find_efficiency(part).evidence.startswith("assumed as measured on another GPU (")
+    assert find_efficiency(deployed("qwen3-8b", "h100")[0]).evidence.startswith("assumed as measured on another GPU (")
+    assert find_efficiency(deployed("qwen3-8b", "a100-80g")[0]) == assumed_efficiency()
+
+
+def test_the_shipped_efficiencies_are_those_of_the_shipped_measurements() -> None:
+    """`LMPLAN_WRITE_GOLDEN=1` writes them anew."""
+    path = ROOT / "throughput.toml"
+    head, line, tail = path.read_text(encoding="utf-8").partition(LINE)
+    fresh = f"{head}{line}\n{measured_part()}"
+    if os.environ.get("LMPLAN_WRITE_GOLDEN") == "1":
+        path.write_text(fresh, encoding="utf-8")
+        tail = f"\n{measured_part()}"
+    assert line and tail == f"\n{measured_part()}"
+
+
+def test_decoding_is_within_a_quarter_of_what_was_measured() -> None:
+    """docs/recommend.md prints both sides."""
+    rows = []
+    for path in shipped_files():
+        for sample in read_samples(path):
+            if sample.phase == "decode" and usable(sample):
+                found = speed_of(sample.deployment, sample.work, sample.batch, sample.context_tokens)
+                assert found is not None
+                rows.append((sample, found.decode_tokens_per_s))
+    turbomind = [(s, b) for s, b in rows if s.deployment.settings.engine == "turbomind"]
+    near = [s for s, b in turbomind if abs(b.value / s.tokens_per_s - 1) <= 0.25]
+    inside = [s for s, b in turbomind if b.low <= s.tokens_per_s <= b.high]
+    assert len({(s.name) for s in near}) >= 6
+    assert len(near) >= 0.85 * len(turbomind)
+    assert len(inside) >= 0.8 * len(turbomind)
