@@ -102,4 +102,4 @@ def _print_estimate(output: Path, recipe: Recipe) -> None:
     if recipe.deployment is None:
         return
     click.echo()
-    click.echo(report.estimate_text(estimate_result(output, recipe.deployment), recipe.deployment))
+    click.echo(report.estimate_text(estimate_result(output, recipe.deployment), recipe.deployment, output))

@@ -14,14 +14,14 @@ from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec, Quantization
 from planner.model.tensors import inventory, size_bytes
-from quantize import preflight
+from quantize import preflight, preflight_machine
 from quantize.command import Folders, build_arguments, stored_dtype
 from quantize.dataset import STANDS_FOR, draw_rows, measure, read_rows
 from quantize.draw import drawn_config
 from quantize.expected import ExpectedCheckpoint, expect
+from quantize.findings import Finding, Severity
 from quantize.installation import Installation, find_installation
 from quantize.machine import Machine, look
-from quantize.preflight import Finding, Severity
 from quantize.recipe import DRAWN, Recipe
 from quantize.recipe_file import LoadedRecipe
 from quantize.resources import Needs, auto_batch_size, predict
@@ -88,13 +88,13 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
     source = find_model(recipe)
     spec = read_spec(source.config, source.name)
     machine = look(output, environment)
-    findings = [*preflight.recipe_findings(recipe, spec, source.config), *preflight.output_findings(output)]
+    findings = [*preflight.recipe_findings(recipe, spec, source.config), *preflight_machine.output_findings(output)]
     findings += _text_findings(loaded, recipe)
     needs_network = (source.folder is None and not recipe.draw) or _is_named(recipe)
     reachable = needs_network and hub_reachable(environment)
     if not recipe.draw:
-        findings += preflight.weights_findings(source, spec, reachable)
-    findings += preflight.network_findings(recipe, reachable, _dataset_is_cached(recipe, environment))
+        findings += preflight_machine.weights_findings(source, spec, reachable)
+    findings += preflight_machine.network_findings(recipe, reachable, _dataset_is_cached(recipe, environment))
     job = Job(recipe, output, source, spec, (), machine, dataset=dataset_argument(recipe), reachable=reachable)
     try:
         installed = find_installation(environment)
@@ -125,7 +125,7 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     is_here = job.source.folder is not None and not recipe.draw
     download_bytes = 0 if is_here else size_bytes(inventory(spec))
     needs = predict(recipe, spec, expected, batch_size=batch_size, download_bytes=download_bytes)
-    findings += preflight.machine_findings(recipe, needs, machine)
+    findings += preflight_machine.machine_findings(recipe, needs, machine)
     nowhere = Path("/")
     words = build_arguments(
         recipe, lite, Folders(nowhere, nowhere, nowhere, nowhere), dataset=job.dataset, batch_size=batch_size
@@ -227,7 +227,7 @@ def _text_findings(loaded: LoadedRecipe, recipe: Recipe) -> Iterator[Finding]:
         place = loaded.place("calibration", "text")
         yield Finding(Severity.ERROR, f"{place}: {error.message}", error.hint, error.exit_code)
         return
-    yield from preflight.text_findings(recipe, size, vocabulary_is_bytes=recipe.draw)
+    yield from preflight_machine.text_findings(recipe, size, vocabulary_is_bytes=recipe.draw)
 
 
 def _dataset_is_cached(recipe: Recipe, environment: Mapping[str, str]) -> bool:

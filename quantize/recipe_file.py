@@ -17,6 +17,14 @@ from quantize.recipe import Calibration, Recipe
 
 ENVIRONMENT_PREFIX: Final = "LMPLAN_RECIPE_"
 _MAX_BYTES: Final = 2**20
+_MAX_DEPTH: Final = 16
+_OPENING: Final = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING: Final = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _HERE: Final = Path(__file__).parent
 # In a wheel the recipes lie inside the package; in a source tree beside it.
 _SHIPPED: Final = (_HERE / "shipped_recipes", _HERE.parent / "recipes")
@@ -116,10 +124,7 @@ def _read_yaml(path: Path) -> _Source:
         raise UsageError(f"{path} is larger than {_MAX_BYTES} bytes; expected a recipe")
     source = _Source(str(path))
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken):
-                line = token.start_mark.line + 1
-                raise UsageError(f"{path}:{line}: aliases (*{token.value}) have no place in a recipe")
+        _check_tokens(path, text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
             raise UsageError(f"{path} is empty; expected a recipe", "See `lmplan quantize --schema`")
@@ -135,6 +140,18 @@ def _read_yaml(path: Path) -> _Source:
         raise UsageError(f"{path}:{node.start_mark.line + 1}: expected `key: value` lines, such as `model: ...`")
     source.values = values
     return source
+
+
+def _check_tokens(path: Path, text: bytes) -> None:
+    """Refuse what no recipe needs before it costs anything: aliases, and nesting that takes the scanner minutes."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            line = token.start_mark.line + 1
+            raise UsageError(f"{path}:{line}: aliases (*{token.value}) have no place in a recipe")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _MAX_DEPTH:
+            raise UsageError(f"{path}:{token.start_mark.line + 1}: not a recipe: nested too deeply")
 
 
 def _plain(node: yaml.Node, path: _Path, source: _Source) -> Any:

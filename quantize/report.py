@@ -86,8 +86,8 @@ def outcome_text(manifest: Mapping[str, Any] | Manifest, output: Path) -> str:
     return _table(rows)
 
 
-def estimate_text(plan: Plan | LmplanError, deployment: Deployment) -> str:
-    """The estimate of serving the result."""
+def estimate_text(plan: Plan | LmplanError, deployment: Deployment, output: Path) -> str:
+    """The estimate of serving the result, and how to measure it."""
     if isinstance(plan, LmplanError):
         return f"No estimate for {deployment.gpu}: {plan.message}"
     rows = [

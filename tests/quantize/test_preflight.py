@@ -10,12 +10,12 @@ from planner.data import read_json
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16
 from planner.model.source import ModelSource, resolve
-from quantize import preflight
+from quantize import preflight, preflight_machine
 from quantize.dataset import TextSize
 from quantize.expected import expect
+from quantize.findings import Severity
 from quantize.installation import Installation
 from quantize.machine import GpuState, Machine
-from quantize.preflight import Severity
 from quantize.recipe import Recipe
 from quantize.resources import Needs
 from quantize.versions import lite_version
@@ -154,40 +154,40 @@ def test_options_that_the_help_does_not_list():
     ],
 )
 def test_too_little_text(size, severity, text):
-    findings = list(preflight.text_findings(recipe(), size, vocabulary_is_bytes=False))
+    findings = list(preflight_machine.text_findings(recipe(), size, vocabulary_is_bytes=False))
     assert text in said(findings, severity)
 
 
 def test_enough_text():
-    assert not list(preflight.text_findings(recipe(), TextSize(9, 2**21, 2**21), vocabulary_is_bytes=False))
+    assert not list(preflight_machine.text_findings(recipe(), TextSize(9, 2**21, 2**21), vocabulary_is_bytes=False))
 
 
 def test_network_and_cache():
     named = recipe(calibration={"dataset": "c4"})
-    assert "not in the cache" in said(preflight.network_findings(named, reachable=False, cached=False))
-    assert "from your cache" in said(preflight.network_findings(named, False, True), Severity.WARNING)
-    assert not list(preflight.network_findings(named, True, False))
-    assert not list(preflight.network_findings(recipe(calibration={"dataset": "drawn"}), False, False))
+    assert "not in the cache" in said(preflight_machine.network_findings(named, reachable=False, cached=False))
+    assert "from your cache" in said(preflight_machine.network_findings(named, False, True), Severity.WARNING)
+    assert not list(preflight_machine.network_findings(named, True, False))
+    assert not list(preflight_machine.network_findings(recipe(calibration={"dataset": "drawn"}), False, False))
 
 
 def test_weights_that_are_not_there(tmp_path):
     source = resolve("llama-3.1-8b")
     _, spec = model("llama-3.1-8b")
-    assert "are not on this machine" in said(preflight.weights_findings(source, spec, reachable=False))
-    assert not list(preflight.weights_findings(source, spec, reachable=True))
+    assert "are not on this machine" in said(preflight_machine.weights_findings(source, spec, reachable=False))
+    assert not list(preflight_machine.weights_findings(source, spec, reachable=True))
     bare = ModelSource("x", source.config, "file")
-    assert "without weights" in said(preflight.weights_findings(bare, spec, reachable=True))
+    assert "without weights" in said(preflight_machine.weights_findings(bare, spec, reachable=True))
     (tmp_path / "config.json").write_text(json.dumps(source.config))
-    assert "has no weights" in said(preflight.weights_findings(resolve(str(tmp_path)), spec, reachable=True))
+    assert "has no weights" in said(preflight_machine.weights_findings(resolve(str(tmp_path)), spec, reachable=True))
 
 
 def test_the_machine_is_too_small():
     needs = Needs(10, 20, 30, {})
     small = Machine(19, 29, GpuState("g", 10, 1))
-    findings = list(preflight.machine_findings(recipe(), needs, small))
+    findings = list(preflight_machine.machine_findings(recipe(), needs, small))
     assert [finding.exit_code for finding in findings] == [5, 5, 5]
-    assert not list(preflight.machine_findings(recipe(), needs, Machine(20, 30, GpuState("g", 10, 0))))
-    assert "no GPU" in said(preflight.machine_findings(recipe(), needs, Machine(20, 30, None)))
+    assert not list(preflight_machine.machine_findings(recipe(), needs, Machine(20, 30, GpuState("g", 10, 0))))
+    assert "no GPU" in said(preflight_machine.machine_findings(recipe(), needs, Machine(20, 30, None)))
 
 
 def test_all_findings_come_at_once(fake, lmplan, tmp_path):

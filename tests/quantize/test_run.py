@@ -122,7 +122,12 @@ def test_failure_of_lmdeploy_gives_its_last_line_and_the_log(fake, lmplan, tmp_p
     log = tmp_path / STAGING / "lmplan.log"
     assert str(log) in done.stderr and "Loading calibrate dataset" in log.read_text()
     assert not (tmp_path / OUTPUT).exists()
-    # The next run recognises what is left and cleans it up.
+
+
+def test_the_run_after_a_failure_cleans_up(fake, lmplan, tmp_path):
+    fake(fail=1)
+    assert lmplan("quantize", "tiny-llama").returncode == 6
+    assert (tmp_path / STAGING).exists()
     fake()
     assert lmplan("quantize", "tiny-llama").returncode == 0
     assert not (tmp_path / STAGING).exists()
@@ -174,11 +179,10 @@ def test_grandchild_that_holds_the_output_does_not_hang_the_run(fake, lmplan):
     assert time.monotonic() - begun < 40
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize(
+    ("number", "stubborn"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
 def test_signals_end_the_whole_group(fake, tmp_path, number, stubborn):
-    if stubborn and number == signal.SIGINT:
-        pytest.skip("the same path as SIGTERM, and it waits out the grace period")
     fake(silent=60, touch=str(tmp_path / "pid"), stubborn=stubborn)
     process = start(tmp_path)
     child = int(wait_for(tmp_path / "pid"))
