@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from planner.errors import LmplanError, UsageError
+from planner.errors import EnvironmentProblem, LmplanError
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.source import resolve
@@ -58,7 +58,7 @@ def draw(model: str, folder: Path, *, fill: Fill, weights: str = "as-is", seed: 
     try:
         return write_checkpoint(folder, config, groups, fill=fill, seed=seed)
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
+        raise EnvironmentProblem(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 @click.command()

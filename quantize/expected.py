@@ -39,7 +39,11 @@ class ExpectedCheckpoint:
 
 
 def expect(
-    spec: ModelSpec, quantization: Quantization, dtype: DType, file_format: str = "safetensors"
+    spec: ModelSpec,
+    quantization: Quantization,
+    dtype: DType,
+    *,
+    file_format: str = "safetensors",
 ) -> ExpectedCheckpoint:
     """What quantizing the 16-bit `spec` has to give.
 

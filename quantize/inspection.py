@@ -12,8 +12,10 @@ from typing import Any, Final
 from planner.errors import LmplanError, UsageError
 from planner.model import formats
 from planner.model.arch import read_spec
+from planner.model.arch.quantization import read_quantization
 from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, compare, read_folder
 from planner.model.dtypes import DType
+from planner.model.fields import Fields
 from planner.model.source import read_config
 from planner.model.spec import Quantization
 from planner.model.tensors import TensorGroup, inventory, size_bytes
@@ -68,14 +70,15 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
     config = read_config(folder / "config.json")
-    spec = read_spec(config, folder.name)
-    quantization = spec.quantization
+    quantization = read_quantization(Fields(config))
     problems = list(_config_problems(config, quantization))
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         problems.append(f"there is no tokenizer: none of {', '.join(_TOKENIZERS)}")
     if quantization is None or quantization.method != "awq":
         return Inspection(tuple(problems), (), quantization=quantization)
-    groups = expected if expected is not None else formats.store(inventory(spec), quantization)
+    groups = expected
+    if groups is None:
+        groups = formats.store(inventory(read_spec(config, folder.name)), quantization)
     try:
         checkpoint = read_folder(folder) or read_bin_folder(folder)
         if checkpoint is None:

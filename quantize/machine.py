@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,11 +75,28 @@ def host_available_bytes() -> int:
 
 
 def disk_free_bytes(folder: Path) -> int:
-    """Free bytes of the file system that `folder` is or would be on."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    """Free bytes of the file system that `folder` is or would be on; 0 where nobody can say."""
+    try:
+        return shutil.disk_usage(nearest_folder(folder.absolute())).free
+    except OSError:
+        return 0
+
+
+def nearest_folder(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that exists.
+
+    Raises:
+        OSError: something on the way is a file, or a name is too long.
+    """
+    while True:
+        try:
+            mode = folder.stat().st_mode
+        except FileNotFoundError:
+            folder = folder.parent
+            continue
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        return folder
 
 
 def gpu_reader(environment: Mapping[str, str]) -> Callable[[], GpuState | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from planner.model.tensors import inventory
 from planner.units import format_gib
 from quantize.dataset import TextSize
 from quantize.findings import Finding, error, warning
-from quantize.machine import Machine
+from quantize.machine import Machine, nearest_folder
 from quantize.recipe import DRAWN, Recipe
 from quantize.resources import Needs
 from quantize.staging import is_free
@@ -92,9 +93,16 @@ def machine_findings(recipe: Recipe, needs: Needs, machine: Machine) -> Iterator
 
 
 def output_findings(output: Path) -> Iterator[Finding]:
-    """Whether the output's name is free."""
-    if not is_free(output):
-        yield error(f"the output folder {output} is not empty", "Give another output, or move that folder away")
+    """Whether the output's name is free, and whether something can be made there."""
+    try:
+        if not is_free(output):
+            yield error(f"the output folder {output} is not empty", "Give another output, or move that folder away")
+        above = nearest_folder(output.absolute().parent)
+    except OSError as problem:
+        yield error(f"the output {output} cannot be made: {problem.strerror or problem}", "Give another output", 5)
+        return
+    if not os.access(above, os.W_OK | os.X_OK):
+        yield error(f"cannot write to {above}, where the output is to be", "Give another output", 5)
 
 
 def weights_findings(source: ModelSource, spec: ModelSpec, reachable: bool) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from quantize.machine import Machine, look
 from quantize.recipe import DRAWN, Recipe
 from quantize.recipe_file import LoadedRecipe
 from quantize.resources import Needs, auto_batch_size, predict
-from quantize.versions import LiteVersion, lite_version
+from quantize.versions import LiteVersion, held_out, lite_version
 
 _DEFAULT_DATASET: Final = "wikitext2"
 _REACH_TIMEOUT_S: Final = 5
@@ -85,6 +85,8 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
     """
     recipe = _with_dataset(loaded.recipe)
     output = Path(recipe.output)
+    if not output.absolute().name:
+        raise UsageError(f"{loaded.place('output')}: output is {recipe.output}, which cannot be made")
     source = find_model(recipe)
     spec = read_spec(source.config, source.name)
     machine = look(output, environment)
@@ -114,8 +116,13 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     recipe, spec, lite, installed, machine = job.recipe, job.spec, job.lite, job.installed, job.machine
     assert lite is not None and installed is not None
     try:
-        quantization = Quantization("awq", recipe.bits, recipe.group_size)
-        expected = expect(spec, quantization, stored_dtype(recipe, lite, spec.dtype), lite.weights)
+        unquantized = held_out(lite, spec.text.architecture)
+        expected = expect(
+            spec,
+            Quantization("awq", recipe.bits, recipe.group_size, unquantized),
+            stored_dtype(recipe, lite, spec.dtype),
+            file_format=lite.weights,
+        )
     except LmplanError:
         return replace(job, findings=tuple(findings))  # the finding about sides that do not divide says it
     batch_size = recipe.calibration.batch_size

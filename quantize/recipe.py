@@ -13,6 +13,9 @@ DRAWN: Final = "drawn"
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+"""A text on one line: names and paths hold no control characters."""
+
 BatchSize = Annotated[
     int | Literal["auto"],
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4096}, {"const": "auto"}]}),
@@ -24,9 +27,9 @@ class Calibration(BaseModel):
 
     model_config = _STRICT
 
-    dataset: str | None = Field(None, min_length=1, description="A dataset that this LMDeploy names, or `drawn`.")
-    text: str | None = Field(None, min_length=1, description="Your own text: a .txt, .jsonl or .parquet file.")
-    text_field: str = Field("text", min_length=1, description="The field of .jsonl rows or .parquet columns to use.")
+    dataset: Text | None = Field(None, description="A dataset that this LMDeploy names, or `drawn`.")
+    text: Text | None = Field(None, description="Your own text: a .txt, .jsonl or .parquet file.")
+    text_field: Text = Field("text", description="The field of .jsonl rows or .parquet columns to use.")
     data_free: bool = Field(False, description="Round without calibration (LMDeploy 0.14 and later).")
     samples: int = Field(128, ge=1, le=65536, description="Sequences to run.")
     seqlen: int = Field(2048, ge=1, le=1048576, description="Tokens of each sequence.")
@@ -53,7 +56,7 @@ class Deployment(BaseModel):
 
     model_config = _STRICT
 
-    gpu: str = Field(min_length=1, description="A GPU that `lmplan gpus` lists, or a size such as 24GiB.")
+    gpu: Text = Field(description="A GPU that `lmplan gpus` lists, or a size such as 24GiB.")
     sm: int | None = Field(None, ge=70, le=130, description="Compute capability, for a size only: 80, 89, ...")
     num_gpus: int = Field(1, ge=1, le=64, description="GPUs that share the model (tensor parallel).")
     engine: Literal["turbomind", "pytorch"] = "turbomind"
@@ -81,11 +84,11 @@ class Recipe(BaseModel):
 
     model_config = _STRICT
 
-    model: str = Field(min_length=1, description="A folder, a Hugging Face id or a catalog name.")
-    revision: str | None = Field(None, min_length=1, description="Commit, tag or branch of a Hugging Face id.")
+    model: Text = Field(description="A folder, a Hugging Face id or a catalog name.")
+    revision: Text | None = Field(None, description="Commit, tag or branch of a Hugging Face id.")
     draw: bool = Field(False, description="Draw the weights at random instead of loading them (tests, measuring).")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Of what is drawn.")
-    output: str = Field(min_length=1, description="Folder of the result; it must not exist or be empty.")
+    output: Text = Field(description="Folder of the result; it must not exist or be empty.")
     method: Literal["awq"] = "awq"
     bits: int = Field(4, ge=1, le=16, description="Bits of a weight; LMDeploy packs 4.")
     group_size: int = Field(128, ge=1, le=2**14, description="Inputs that share a scale.")

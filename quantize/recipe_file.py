@@ -231,6 +231,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
         "finite_number": "a finite number",
         "bool_type": "true or false",
         "string_type": "a text",
+        "string_pattern_mismatch": "a text on one line",
         "string_too_short": "a text that is not empty",
         "model_type": "a section of `key: value` lines",
         "dict_type": "a section of `key: value` lines",

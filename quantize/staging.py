@@ -89,13 +89,19 @@ def staging_path(output: Path) -> Path:
 
 
 def is_free(output: Path) -> bool:
-    """Whether the output's name can be given: nothing is there, or an empty folder."""
+    """Whether the output's name can be given: nothing is there, or an empty folder.
+
+    Raises:
+        OSError: nobody can say: a file stands on the way, or a name is too long.
+    """
     try:
         return not any(output.iterdir())
     except FileNotFoundError:
         return not output.is_symlink()
-    except OSError:
-        return False
+    except NotADirectoryError:
+        if output.exists():
+            return False
+        raise
 
 
 @contextmanager

@@ -47,6 +47,7 @@ class LiteVersion:
     auto_dtype: str
     weights: str
     wikitext_splits: tuple[str, ...]
+    names_held_out: bool
     hf_form_vlm: bool
     datasets: tuple[DatasetInfo, ...]
     calibrate: frozenset[str]
@@ -101,6 +102,7 @@ def lite_version(text: str) -> LiteVersion:
         auto_dtype=behaviour["auto_dtype"],
         weights=behaviour["weights"],
         wikitext_splits=tuple(behaviour["wikitext_splits"]),
+        names_held_out=behaviour["names_held_out"],
         hf_form_vlm=behaviour["hf_form_vlm"],
         datasets=tuple(
             DatasetInfo(name, data["dataset_info"][name]["hub"], data["dataset_info"][name]["packs"])
@@ -110,6 +112,11 @@ def lite_version(text: str) -> LiteVersion:
         data_free_only=frozenset(architectures["data_free_only"]),
         companions=tuple(companions["needs"].items()),
     )
+
+
+def held_out(version: LiteVersion, architecture: str) -> tuple[str, ...]:
+    """Substrings of module names that this version leaves unpacked in a language model, and says so in config.json."""
+    return tuple(read_data()["held_out"].get(architecture, ())) if version.names_held_out else ()
 
 
 def companions_of(architecture: str) -> tuple[tuple[str, str], ...]:
