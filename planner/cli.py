@@ -16,6 +16,7 @@ from planner.lazy import LazyGroup
 COMMANDS = {
     "estimate": ("planner.cli_estimate:estimate_command", "What LMDeploy will hold on a GPU, and whether it starts."),
     "recommend": ("planner.cli_recommend:recommend_command", "Which settings and which GPU serve a load, and why."),
+    "report": ("planner.cli_report:report_command", "A plan as a page for a review, or what changed between two."),
     "models": ("planner.cli_catalog:models_command", "The published models that lmplan knows by name."),
     "gpus": ("planner.cli_catalog:gpus_command", "The GPUs that lmplan knows by name."),
     "quantize": ("quantize.cli:quantize_command", "Run LMDeploy's AWQ from a reviewed recipe."),

@@ -19,7 +19,7 @@ def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
 
 
 @click.command("recommend")
-@load_options
+@load_options()
 @click.option("--max", "limits", is_flag=True, help="How far every option can go: most users, longest context.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 @click.option(

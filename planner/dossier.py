@@ -19,7 +19,7 @@ from planner.memory.terms import Term
 from planner.search import Knobs, Option, Search
 from planner.units import ceil_div
 
-SHARES = ("context and code", "weights", "vision tower", "KV cache", "buffers")
+SHARES = ("context and code", "weights", "vision tower", "KV cache", "buffers and reserve")
 _SHARE_OF = {
     "cuda_context": 0,
     "kernel_code": 0,
@@ -108,10 +108,11 @@ def _bar(advice: Advice, weighed: Weighed) -> Bar | None:
     for term in memory.terms:
         shares[_SHARE_OF.get(term.name, len(SHARES) - 1)] += term.size_bytes
     if not trial.serves:
-        # The load's cache instead of what happens to be left, and what has to stay free beside it.
+        # The load's cache instead of what happens to be left, and all that has to stay free beside it.
         load, kv = advice.decision.load, trial.kv
         shares[3] = ceil_div(load.context_tokens + 1, kv.block_tokens) * load.num_users * kv.block_bytes
-        shares[4] = trial.keep_free_bytes
+        needed_bytes = weighed.offer.free_bytes + trial.short_bytes
+        shares[4] = max(needed_bytes - sum(shares[:4]), trial.keep_free_bytes)
     return Bar(weighed, tuple(shares), weighed.offer.free_bytes)
 
 

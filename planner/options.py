@@ -62,15 +62,18 @@ def gpu_options(command: Command) -> Command:
     return command
 
 
-def load_options(command: Command) -> Command:
+def load_options(*, required: bool = True) -> Callable[[Command], Command]:
     """A model, kinds of GPU and what has to be served."""
     options = (
         click.option(
-            "--model", required=True, metavar="NAME|PATH|ID", help="Catalog name, folder, config.json or org/name@rev."
+            "--model",
+            required=required,
+            metavar="NAME|PATH|ID",
+            help="Catalog name, folder, config.json or org/name@rev.",
         ),
         click.option(
             "--gpu",
-            required=True,
+            required=required,
             multiple=True,
             metavar="NAME|SIZE",
             help="A name of `lmplan gpus`, or such as 24GiB; again for more kinds to choose from.",
@@ -94,6 +97,10 @@ def load_options(command: Command) -> Command:
         click.option("--first-token-ms", type=float, metavar="MS", help="Longest time to a user's first token."),
         click.option("--keep-quality", is_flag=True, help="Quantize neither the weights nor the KV cache."),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add

@@ -30,7 +30,7 @@ LAYERS = (
     ("planner.api",),
     ("planner.advice",),
     ("planner.dossier",),
-    ("planner.report",),
+    ("planner.report", "planner.plan_diff"),
     ("planner.options", "planner.lazy"),
     ("planner.cli_",),
     ("planner.cli",),

@@ -9,7 +9,7 @@ from planner.throughput import Band, Speed
 from planner.units import format_gib
 
 WEIGHTS = {"as-is": "weights as they are", "w4a16": "4-bit weights (W4A16 AWQ)", "fp8": "fp8 weights"}
-_SHORT_WEIGHTS = {"as-is": "as they are", "w4a16": "W4A16", "fp8": "fp8"}
+_SHORT_WEIGHTS = {"as-is": "as is", "w4a16": "W4A16", "fp8": "fp8"}
 
 
 def asked(advice: Advice) -> str:

@@ -39,7 +39,7 @@ def to_object(plan: Plan) -> dict[str, Any]:
         },
         "settings": settings_object(deployment.settings),
         "per_gpu": {
-            "terms": [_term(term) for term in memory.terms],
+            "terms": [term_object(term) for term in memory.terms],
             "total_bytes": memory.total_bytes,
             "load_peak_bytes": memory.load_peak_bytes,
         },
@@ -84,7 +84,8 @@ def _best_settings(best: MemoryEstimate | None) -> dict[str, Any] | None:
     return settings_object(best.deployment.settings) if best else None
 
 
-def _term(term: Term) -> dict[str, Any]:
+def term_object(term: Term) -> dict[str, Any]:
+    """A term with its band, its evidence and its formula."""
     return {
         "name": term.name,
         "bytes": term.size_bytes,

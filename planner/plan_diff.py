@@ -1,0 +1,129 @@
+"""What changed between two plan files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from planner.errors import UsageError
+from planner.units import format_gib
+
+READABLE: Final = ("lmplan.report/1", "lmplan.recommend/1", "lmplan.estimate/1")
+MAX_BYTES: Final = 64 * 2**20
+_TEXTS: Final = ("formula", "why", "notes", "evidence", "reasons")
+"""Keys whose values only restate others."""
+_NAMES: Final = ("name", "quant_policy", "context_tokens")
+"""Keys by which the entries of a list are told apart, the first that is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A value of the plans that differs; None where one of them lacks it. `where` is the path to it."""
+
+    where: str
+    old: Any
+    new: Any
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether the values count bytes."""
+        last = self.where.rpartition(".")[2]
+        return last == "bytes" or last.endswith("_bytes") or ".bytes." in self.where
+
+    @property
+    def is_detail(self) -> bool:
+        """Whether it only follows from what else changed: ends of bands, other options, charts, further artefacts."""
+        first, *_, last = self.where.split(".")
+        artefact = ".artefacts." in self.where and last != "api_server"
+        other = ".options." in self.where and last not in ("serves", "verdict")
+        return first in ("options", "capacity") or last in ("low", "high") or artefact or other
+
+    def old_text(self) -> str:
+        """The old value for people."""
+        return self._text(self.old)
+
+    def new_text(self) -> str:
+        """The new value for people."""
+        return self._text(self.new)
+
+    def difference(self) -> str:
+        """By how much a number moved; empty for anything else."""
+        numbers = (int, float)
+        if isinstance(self.old, bool) or not isinstance(self.old, numbers) or not isinstance(self.new, numbers):
+            return ""
+        step = self.new - self.old
+        sign = "+" if step > 0 else "-"
+        size = format_gib(abs(int(step))) if self.is_bytes else f"{abs(step):,.4g}"
+        return f"{sign}{size}" + (f" ({step / self.old:+.1%})" if self.old else "")
+
+    def _text(self, value: Any) -> str:
+        if value is None:
+            return "-"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, int):
+            return format_gib(value) if self.is_bytes else f"{value:,}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A plan that `estimate`, `recommend` or `report` wrote with --format json.
+
+    Raises:
+        UsageError: not there, not JSON, no plan, or a plan whose form this lmplan does not read.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path} has more than {MAX_BYTES} bytes; no plan does")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {str(error)[:120]}") from None
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if not isinstance(schema, str) or not schema.startswith("lmplan."):
+        raise UsageError(f"{path} is no plan of lmplan", "Plans come from `lmplan report --format json`")
+    if schema not in READABLE:
+        raise UsageError(
+            f"{path} has the form {schema}, which this lmplan does not read; it reads {', '.join(READABLE)}",
+            "Make that plan again with this version: its settings are under `load` and `settings`",
+        )
+    assert isinstance(value, dict)
+    return value
+
+
+def diff(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """What differs, in the order of the new plan, then what only the old one has.
+
+    Raises:
+        UsageError: the two are of different kinds.
+    """
+    if old["schema"] != new["schema"]:
+        raise UsageError(f"the plans are of two kinds, {old['schema']} and {new['schema']}")
+    before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
+    paths = [*after, *(path for path in before if path not in after)]
+    return [Change(p, before.get(p), after.get(p)) for p in paths if before.get(p) != after.get(p)]
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in _TEXTS:
+                yield from _leaves(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{_entry(inner, index)}")
+    elif value is not None:
+        yield path, value
+
+
+def _entry(value: Any, index: int) -> str:
+    """How an entry of a list is called: by what tells it apart, so that an inserted one does not move the others."""
+    if not isinstance(value, dict):
+        return str(index)
+    if "weights" in value and "quant_policy" in value:
+        return f"{value.get('num_gpus', 1)} {value.get('gpu', '')} {value['weights']} kv{value['quant_policy']}"
+    return next((str(value[name]) for name in _NAMES if name in value), str(index))
