@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from quantize.draw import draw, drawn_config
 from quantize.inspection import inspect_folder
 
 pytestmark = [
@@ -96,11 +97,26 @@ def test_scale_search(tmp_path):
 
 
 def test_drawn_models_load_in_transformers(finished, tmp_path):
-    from quantize.draw import draw
-
     transformers = pytest.importorskip("transformers")
     draw("tiny-llama", tmp_path / "model", fill="random")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     text = "Zwölf Boxkämpfer jagen Viktor über den Sylter Deich.\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
     assert len(tokenizer("abc", add_special_tokens=False)["input_ids"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("Qwen3ForCausalLM", {"model_type": "qwen3", "tie_word_embeddings": True}),
+        ("Qwen2ForCausalLM", {"model_type": "qwen2"}),
+    ],
+)
+def test_other_families(tmp_path, architecture, changes):
+    """Tied embeddings and query norms; biases."""
+    config = {**drawn_config("tiny-llama"), **changes, "architectures": [architecture], "num_hidden_layers": 1}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    done = lmplan(tmp_path, "quantize", "tiny-llama", "--set", "model=./model", "--set", "calibration.samples=1")
+    assert done.returncode == 0, done.stderr
+    assert "bytes predicted (+0.0000%)" in done.stdout
