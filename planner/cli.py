@@ -19,6 +19,9 @@ COMMANDS = {
     "report": ("planner.cli_report:report_command", "A plan as a page for a review, or what changed between two."),
     "models": ("planner.cli_catalog:models_command", "The published models that lmplan knows by name."),
     "gpus": ("planner.cli_catalog:gpus_command", "The GPUs that lmplan knows by name."),
+    "measure": ("quantize.cli_measure:measure_command", "Start LMDeploy as planned and read what the GPU holds."),
+    "compare": ("quantize.cli_measure:compare_command", "Put an estimate beside a measurement."),
+    "calibrate": ("quantize.cli_measure:calibrate_command", "Measure what only this host can tell."),
     "quantize": ("quantize.cli:quantize_command", "Run LMDeploy's AWQ from a reviewed recipe."),
     "inspect": ("quantize.cli:inspect_command", "Check an AWQ checkpoint, tensor by tensor."),
 }

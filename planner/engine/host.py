@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from planner.data import read_toml
+from planner.engine import calibration
+from planner.engine.versions import newest
 from planner.gpu import Gpu
 from planner.memory.terms import Evidence, Term
 from planner.units import format_bytes
@@ -27,8 +29,12 @@ class Host:
     first_request_bytes: int
 
 
-def find_host(gpu: Gpu, engine: str) -> Host:
-    """The measured host for `gpu`, or the assumed one."""
+def find_host(gpu: Gpu, engine: str, lmdeploy: str | None = None) -> Host:
+    """What was calibrated on this host for `gpu`, or measured for its product, or assumed after the nearest one."""
+    if gpu.product and not gpu.slice_of:
+        own = calibration.find(gpu.product, engine, lmdeploy or newest())
+        if own is not None:
+            return _measured(own, "calibrated here")
     table = read_toml("host.toml")
     entries: list[dict[str, Any]] = [h for h in table["host"] if h["engine"] == engine] or table["host"]
     for entry in entries:
@@ -37,8 +43,9 @@ def find_host(gpu: Gpu, engine: str) -> Host:
     return _assumed(entries[0], table["assumed"])
 
 
-def _measured(entry: dict[str, Any]) -> Host:
-    evidence = Evidence("measured", f"{entry['runs']} runs, {entry['product']}, LMDeploy {entry['lmdeploy']}")
+def _measured(entry: dict[str, Any], how: str = "") -> Host:
+    where = f"{entry['runs']} runs, {entry['product']}, LMDeploy {entry['lmdeploy']}"
+    evidence = Evidence("measured", f"{how}, {where}" if how else where)
 
     def term(name: str, size_bytes: int, what: str, spread_bytes: int = 0) -> Term:
         low, high = size_bytes - spread_bytes, size_bytes + spread_bytes
@@ -80,30 +87,23 @@ def _assumed(nearest: dict[str, Any], assumed: dict[str, Any]) -> Host:
     return Host(context, code, nearest["late_code_bytes"], nearest["first_request_bytes"])
 
 
-def communicator(tp: int, gpu: Gpu) -> Term | None:
-    """NCCL's buffers on one GPU, or None without tensor parallelism."""
+def communicator(tp: int, gpu: Gpu) -> tuple[Term, Term] | None:
+    """NCCL's buffers on one GPU, at start and after the first exchange; None without tensor parallelism."""
     if tp == 1:
         return None
     table = read_toml("host.toml")
-    entries = table["communicator"]["nccl"]
-    entry = min(entries, key=lambda e: (abs(e["tp"] - tp), e["tp"]))
-    size_bytes = entry["size_bytes"]
+    entry = min(table["communicator"]["nccl"], key=lambda e: (abs(e["tp"] - tp), e["tp"]))
     measured = entry["tp"] == tp and gpu.product == table["host"][0]["product"]
-    low, high = (
-        (1.0, 1.0)
-        if measured
-        else (
-            table["assumed"]["communicator_low_ratio"],
-            table["assumed"]["communicator_high_ratio"],
-        )
-    )
-    detail = f"{entry['runs']} run(s) with tp {entry['tp']} on {table['host'][0]['product']}"
-    return Term(
-        "communicator",
-        size_bytes,
-        int(size_bytes * low),
-        int(size_bytes * high),
-        Evidence("measured" if measured else "assumed", detail),
-        format_bytes(size_bytes),
-        "NCCL's buffers",
+    assumed = table["assumed"]
+    low, high = (1.0, 1.0) if measured else (assumed["communicator_low_ratio"], assumed["communicator_high_ratio"])
+    detail = f"{entry['runs']} runs with tp {entry['tp']} on {table['host'][0]['product']}"
+    evidence = Evidence("measured" if measured else "assumed", detail)
+
+    def term(name: str, size_bytes: int, what: str) -> Term:
+        text = format_bytes(size_bytes)
+        return Term(name, size_bytes, int(size_bytes * low), int(size_bytes * high), evidence, text, what)
+
+    return (
+        term("communicator", entry["size_bytes"], "NCCL's buffers"),
+        term("late_communicator", entry["late_bytes"], "NCCL's buffers after the first exchange"),
     )

@@ -40,7 +40,7 @@ class PytorchEngine:
         self.budget = band(table["kv_budget"], version)
         self.layout = band(table["kv_layout"], version)
         self.graphs = band(table["cuda_graphs"], version)
-        self.host = host.find_host(deployment.gpu, "pytorch")
+        self.host = host.find_host(deployment.gpu, "pytorch", self.settings.lmdeploy.version)
         self.quantization = self.settings.quantization
         moe = any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups)
         if self.quantization is not None:
@@ -76,7 +76,7 @@ class PytorchEngine:
             terms.append(packed)
         nccl = host.communicator(self.settings.tp, self.deployment.gpu)
         if nccl is not None:
-            terms.append(nccl)
+            terms.append(nccl[0])
         return tuple(terms)
 
     @property
@@ -122,7 +122,7 @@ class PytorchEngine:
             copy if measured else 0,
             copy + code,
             Evidence("measured", "1 run, NVIDIA H200") if measured else Evidence("assumed", "as on NVIDIA H200"),
-            f"{num} 4-bit parameters with a scale and zero for each {_PACKED_GROUP} + further kernels {format_bytes(code)}",
+            f"{num} 4-bit parameters, a scale and zero for each {_PACKED_GROUP} + kernels {format_bytes(code)}",
             "TurboMind's packed copy of the 4-bit linears",
         )
 

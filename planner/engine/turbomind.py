@@ -54,7 +54,7 @@ class Turbomind:
             vocab_multiple=self.rules.vocab_multiple,
             intermediate_multiple=self._intermediate_multiple(),
         )
-        self.host = host.find_host(deployment.gpu, "turbomind")
+        self.host = host.find_host(deployment.gpu, "turbomind", self.settings.lmdeploy.version)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, tp)
 
@@ -101,7 +101,7 @@ class Turbomind:
         )
         nccl = host.communicator(self.settings.tp, self.deployment.gpu)
         if nccl is not None:
-            terms.append(nccl)
+            terms.append(nccl[0])
         return tuple(terms)
 
     @once_per_weights
@@ -214,7 +214,9 @@ class Turbomind:
             ),
         ]
         if self.settings.tp > 1:
-            terms.append(self._symmetric_buffer())
+            nccl = host.communicator(self.settings.tp, self.deployment.gpu)
+            assert nccl is not None
+            terms += [self._symmetric_buffer(), nccl[1]]
         return tuple(term for term in terms if term.high_bytes)
 
     def batch_buffers(self) -> Iterable[tuple[int, int]]:
@@ -336,11 +338,11 @@ class Turbomind:
     @once_per_weights
     def load_staging(self) -> Term:
         """torch's cache while the loader fills the weights; given back before free memory is read."""
-        size = staging_bytes(self.text, self.quantization)
+        size = staging_bytes(self.text, self.quantization, self.settings.tp)
         return exact(
             "load_staging",
             size,
-            "embedding + 2 x output head, or a layer's tensors where those are larger",
+            "embedding + output head as read and transposed, or a layer's tensors where those are larger",
             "tensors on their way into the engine",
             Evidence("formula", "traced on H200, 0.18.0"),
         )

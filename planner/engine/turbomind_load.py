@@ -14,13 +14,13 @@ from planner.model.spec import DenseMlp, MoeMlp, Quantization, TextModel
 _HALF_BYTES = 2
 
 
-def staging_bytes(text: TextModel, quantization: Quantization | None) -> int:
-    """The most that torch reserves while the language model is loaded."""
+def staging_bytes(text: TextModel, quantization: Quantization | None, tp: int) -> int:
+    """The most that torch reserves on the first GPU while the language model is loaded."""
     cache = TorchCache()
     table_bytes = text.vocab_size * text.hidden_size * _HALF_BYTES
     cache.allocate(table_bytes)  # the embedding waits until the whole model is built
     cache.allocate(text.hidden_size * _HALF_BYTES)
-    head = [cache.allocate(table_bytes), cache.allocate(table_bytes)]  # as read, then transposed
+    head = [cache.allocate(table_bytes), cache.allocate(table_bytes // tp)]  # as read, then a rank's part transposed
     for block in head:
         cache.release(block)
     for group in text.layer_groups:

@@ -21,6 +21,8 @@ TERM_TITLES = {
     "vision_tower": "vision tower",
     "pool_rounding": "pool rounding",
     "communicator": "NCCL",
+    "late_communicator": "NCCL, exchanging",
+    "packed_copy": "packed copy",
     "workspaces": "workspaces",
     "kv_cache": "KV cache",
     "batch_buffers": "batch buffers",

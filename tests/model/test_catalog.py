@@ -56,17 +56,8 @@ SCHEMA = {
 }
 
 
-def with_dtype(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with a 16-bit dtype where it leaves that open, as three entries' sources do.
-
-    Qwen's first generation says so (bf16, fp16 and fp32 all false); two configs are known only by quoted parts.
-    """
-    said = any("dtype" in key for part in (config, *config.values()) if isinstance(part, dict) for key in part)
-    return config if said else {**config, "torch_dtype": "bfloat16"}
-
-
 def stored(entry: CatalogEntry) -> tuple[TensorGroup, ...]:
-    spec = read_spec(with_dtype(entry.config), entry.name)
+    spec = read_spec(entry.config, entry.name)
     return store(inventory(spec), spec.quantization)
 
 
@@ -109,7 +100,7 @@ def test_names_and_aliases_are_unique() -> None:
 def test_the_config_is_read_or_refused_by_name(entry: CatalogEntry) -> None:
     architecture = entry.config["architectures"][0]
     if is_planned(entry):
-        spec = read_spec(with_dtype(entry.config), entry.name)
+        spec = read_spec(entry.config, entry.name)
         assert (spec.name, spec.architecture) == (entry.name, architecture)
         return
     assert architecture in KNOWN_LATER or "visual" in entry.config

@@ -26,7 +26,6 @@ ONE_OF_EACH = (
     "mixtral-8x7b",
     "internlm-20b",
     "internlm2_5-7b",
-    "internlm3-8b",
     "qwen-7b-chat",
     "internvl2-26b",
     "internvl3-1b",

@@ -205,10 +205,6 @@ def entries(architectures: set[str]) -> list[CatalogEntry]:
     ]
 
 
-def with_dtype(config: dict[str, Any]) -> dict[str, Any]:
-    return config if "dtype" in str(config) else {**config, "torch_dtype": "bfloat16"}
-
-
 @pytest.mark.parametrize("name", MADE)
 def test_made_configs(name: str) -> None:
     assert ours(MADE[name]) == theirs(MADE[name])
@@ -219,7 +215,7 @@ PUBLISHED = entries(NATIVE)
 
 @pytest.mark.parametrize("entry", PUBLISHED, ids=[entry.name for entry in PUBLISHED])
 def test_published_configs(entry: CatalogEntry) -> None:
-    config = with_dtype(entry.config)
+    config = entry.config
     assert ours(config) == theirs(config)
 
 
@@ -300,7 +296,7 @@ REMOTE = entries(set(LLAMA_LIKE))
 
 @pytest.mark.parametrize("entry", REMOTE, ids=[entry.name for entry in REMOTE])
 def test_internlm_is_llama_under_other_names(entry: CatalogEntry) -> None:
-    config = with_dtype(entry.config)
+    config = entry.config
     assert ours(config) == language_model(config)
 
 

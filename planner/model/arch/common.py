@@ -20,6 +20,7 @@ _LENGTH_KEYS = (
     "seq_len",
 )
 _MAX_LENGTH_TOKENS = 2**28
+_FLAGS = (("bf16", DType.BF16), ("fp16", DType.F16), ("fp32", DType.F32))
 
 
 def read_dtype(fields: Fields) -> DType:
@@ -29,11 +30,9 @@ def read_dtype(fields: Fields) -> DType:
         for key in ("torch_dtype", "dtype"):
             if section.has(key):
                 return FLOAT_DTYPES[section.choice(key, tuple(FLOAT_DTYPES))]
-    # Qwen's first generation says it with two flags instead.
-    if fields.has("bf16") and fields.has("fp16"):
-        if fields.boolean("bf16"):
-            return DType.BF16
-        return DType.F16 if fields.boolean("fp16") else DType.F32
+    # Qwen's first generation says it with flags, all false for "what the GPU has"; its files are bfloat16.
+    if all(fields.has(flag) for flag, _ in _FLAGS):
+        return next((dtype for flag, dtype in _FLAGS if fields.boolean(flag)), DType.BF16)
     raise ConfigError(f"config.json: torch_dtype is missing; expected one of {', '.join(FLOAT_DTYPES)}")
 
 

@@ -72,7 +72,11 @@ def _llama_bias(fields: Fields) -> _Biases:
 
 
 def _qwen2_bias(fields: Fields) -> _Biases:
-    # Qwen2Attention builds q, k and v with a bias whatever the config says; its qkv_bias key belongs to Qwen2-MoE.
+    # Qwen2Attention builds q, k and v with a bias whatever the config says.
+    return _Biases(qkv=True)
+
+
+def _qwen2_moe_bias(fields: Fields) -> _Biases:
     return _Biases(qkv=fields.boolean("qkv_bias", True))
 
 
@@ -111,6 +115,7 @@ class Decoder:
         moe: reads the MoE part, or None for a dense family.
         tied_by_default: ``tie_word_embeddings`` where the config leaves it out, by the family's config class;
             None where it must be there.
+        head_dim_required: whether ``head_dim`` must be there, because the family's class does not derive it.
         kv_heads_required: whether ``num_key_value_heads`` must be there. Families from before grouped-query
             attention leave it out, and their class then takes the number of heads.
     """
@@ -121,6 +126,7 @@ class Decoder:
     moe: Callable[[Fields], MoeMlp] | None = None
     tied_by_default: bool | None = False
     kv_heads_required: bool = True
+    head_dim_required: bool = False
 
 
 def _mixtral_moe(fields: Fields) -> MoeMlp:
@@ -170,13 +176,13 @@ DECODERS: Final[dict[str, Decoder]] = {
     "LlamaForCausalLM": Decoder(_LLAMA_NAMES, _llama_bias, kv_heads_required=False),
     "MistralForCausalLM": Decoder(_LLAMA_NAMES, _no_bias),
     "Qwen2ForCausalLM": Decoder(_LLAMA_NAMES, _qwen2_bias),
-    "Qwen3ForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True),
+    "Qwen3ForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True, head_dim_required=True),
     "InternLMForCausalLM": Decoder(_LLAMA_NAMES, _internlm_bias, kv_heads_required=False),
     "InternLM2ForCausalLM": Decoder(_INTERNLM2_NAMES, _internlm2_bias),
     "InternLM3ForCausalLM": Decoder(_LLAMA_NAMES, _internlm3_bias),
     "QWenLMHeadModel": Decoder(_QWEN1_NAMES, _qwen1_bias, kv_heads_required=False),
     "MixtralForCausalLM": Decoder(_MIXTRAL_NAMES, _no_bias, moe=_mixtral_moe),
-    "Qwen2MoeForCausalLM": Decoder(_LLAMA_NAMES, _qwen2_bias, moe=_qwen2_moe),
+    "Qwen2MoeForCausalLM": Decoder(_LLAMA_NAMES, _qwen2_moe_bias, moe=_qwen2_moe),
     "Qwen3MoeForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True, moe=_qwen3_moe),
 }
 """Architecture -> what sets it apart."""
@@ -221,7 +227,10 @@ def _attention(fields: Fields, decoder: Decoder, hidden_size: int, biases: _Bias
             f"config.json: {fields.key('num_key_value_heads')} is {num_kv_heads}; "
             f"expected a divisor of the {num_heads} attention heads"
         )
-    head_dim = fields.optional_integer("head_dim", maximum=2**12)
+    if decoder.head_dim_required:
+        head_dim: int | None = fields.integer("head_dim", maximum=2**12)
+    else:
+        head_dim = fields.optional_integer("head_dim", maximum=2**12)
     if head_dim is None:
         if hidden_size % num_heads:
             raise ConfigError(
@@ -243,8 +252,9 @@ def _layer_groups(
     # mlp_only_layers or skipped by decoder_sparse_step. Mixtral has neither key.
     dense_layers = set(fields.integers("mlp_only_layers"))
     step = fields.optional_integer("decoder_sparse_step") or 1
-    sparse = tuple(i for i in every if i not in dense_layers and (i + 1) % step == 0)
-    dense = tuple(i for i in every if i not in sparse)
+    is_sparse = [i not in dense_layers and (i + 1) % step == 0 for i in every]
+    sparse = tuple(i for i in every if is_sparse[i])
+    dense = tuple(i for i in every if not is_sparse[i])
     groups: list[tuple[tuple[int, ...], Mlp]] = []
     if sparse:
         groups.append((sparse, decoder.moe(fields)))

@@ -36,7 +36,7 @@ def read_internvl_hf(fields: Fields) -> tuple[TextModel, VisionTower]:
     return text, VisionTower(
         form="hf",
         **_sizes(vision, _side(vision, "image_size"), _side(vision, "patch_size")),
-        rms_norm=vision.values.get("norm_type", "layer_norm") == "rms_norm",
+        rms_norm=vision.has("norm_type") and vision.choice("norm_type", ("rms_norm", "layer_norm")) == "rms_norm",
         qk_norm=vision.boolean("use_qk_norm", False),
         qkv_bias=vision.boolean("attention_bias", False),
         final_norm=not vision.boolean("use_mean_pooling", True),

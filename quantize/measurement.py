@@ -1,0 +1,105 @@
+"""A measurement: what one start of LMDeploy held on a GPU, phase by phase. One JSON file each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from planner.errors import UsageError
+
+SCHEMA: Final = "lmplan.measurement/1"
+OUTCOMES: Final = ("serves", "dies while loading", "no room for the KV cache", "dies while warming up", "failed")
+
+
+@dataclass(slots=True)
+class Phase:
+    """Memory at one point: `used_bytes` by device once it was reached, `peak_bytes` since the phase before."""
+
+    name: str
+    used_bytes: list[int]
+    peak_bytes: list[int]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What was seen. Sizes are bytes above what the devices held before the process started.
+
+    Attributes:
+        complete: false for a run that was cut short; what it reached is kept.
+        outcome: one of OUTCOMES.
+        host: product, memory_total_bytes, driver, compute_capability, python, torch, lmdeploy.
+        model: name, architecture, config (the whole config.json, so that the run can be replayed).
+        checkpoint: format (16-bit, awq ...), bytes, synthetic.
+        settings: as the estimate's, as far as they were given or are known.
+        free_before_bytes: free on device 0 before the process started, by CUDA's count.
+        engine_log: what the engine said of itself.
+        speed: decode and prefill rates.
+    """
+
+    complete: bool
+    outcome: str
+    host: dict[str, Any]
+    model: dict[str, Any]
+    checkpoint: dict[str, Any]
+    settings: dict[str, Any]
+    free_before_bytes: int
+    phases: list[Phase]
+    engine_log: dict[str, Any]
+    load_peak_bytes: int
+    peak_bytes: int
+    speed: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    date: str = ""
+    note: str = ""
+
+    def phase(self, name: str) -> Phase | None:
+        """The first phase of that name."""
+        return next((phase for phase in self.phases if phase.name == name), None)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """What device 0 held once the engine served, before any request; None when it never did."""
+        loaded = self.phase("loaded")
+        return loaded.used_bytes[0] if loaded else None
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+
+
+def write(measurement: Measurement, path: Path) -> None:
+    """Write the file in one step: nothing half-written ever carries the name."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(measurement.to_json(), encoding="utf-8")
+    part.replace(path)
+
+
+def read(path: Path) -> Measurement:
+    """Read a measurement file.
+
+    Raises:
+        UsageError: not there, not JSON, another schema, or a field missing.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise UsageError(f"{path} is no measurement: its schema is {found!r}, expected {SCHEMA!r}")
+    return from_object(value, str(path))
+
+
+def from_object(value: dict[str, Any], where: str) -> Measurement:
+    """A measurement from its JSON object."""
+    fields = {name: value[name] for name in Measurement.__dataclass_fields__ if name in value}
+    try:
+        fields["phases"] = [Phase(**phase) for phase in fields["phases"]]
+        return Measurement(**fields)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{where}: a field is missing or unknown ({error})") from None
