@@ -94,6 +94,7 @@ def estimate_text(plan: Plan | LmplanError, deployment: Deployment, output: Path
         ("for", f"{deployment.gpu}, {deployment.engine}, KV {deployment.kv_bits} bits, ratio {deployment.ratio:g}"),
         ("verdict", plan.verdict),
         ("GPU memory", f"{format_gib(plan.total_bytes)} predicted, not measured"),
+        ("", f"to measure it: lmplan measure --model {output} --gpu {deployment.gpu}"),
         (
             "sessions",
             f"{plan.memory.max_sequences(deployment.context_tokens)} of {deployment.context_tokens} tokens at once",

@@ -73,7 +73,7 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
     """
     with open_staging(job.output) as staging:
         try:
-            words, child_environment = _lay_out(job, environment, staging)
+            words, child_environment, model = _lay_out(job, environment, staging)
             clock = _Clock()
             result = _run(job, words, child_environment, staging, clock, display)
             if result.exit_status:
@@ -82,7 +82,13 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
         except BaseException:
             staging.drop_inputs()
             raise
-        manifest = _manifest(job, (*job.installed.command, *words), result, clock, inspection)
+        facts = ModelFacts(
+            name=job.source.hf_id or job.source.name,
+            revision=job.source.revision or _commit(model),
+            config_sha256=config_sha256(job.source.config),
+            drawn=job.recipe.draw,
+        )
+        manifest = _manifest(job, facts, (*job.installed.command, *words), result, clock, inspection)
         staging.log.replace(staging.result / staging.log.name)
         (staging.result / NAME).write_text(manifest.to_json(), encoding="utf-8")
         staging.publish()
@@ -90,8 +96,8 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
     return Outcome(manifest, inspection)
 
 
-def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) -> tuple[list[str], dict[str, str]]:
-    """Put model and text where they belong; the child's arguments and environment."""
+def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) -> tuple[list[str], dict[str, str], Path]:
+    """Put model and text where they belong; the child's arguments and environment, and the model's folder."""
     recipe = job.recipe
     if recipe.draw:
         draw(recipe.model, staging.model, fill="random", seed=recipe.seed)
@@ -113,7 +119,7 @@ def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) ->
         own_dataset_cache=own or job.reachable,
         offline=own or recipe.calibration.data_free or not job.reachable,
     )
-    return words, child_environment
+    return words, child_environment, model
 
 
 def _download(job: ReadyJob) -> Path:
@@ -130,6 +136,11 @@ def _download(job: ReadyJob) -> Path:
             f"cannot download {job.source.hf_id}: {first[:200]}", "Try again; what came is kept"
         ) from None
     return Path(folder)
+
+
+def _commit(model: Path) -> str | None:
+    """The commit that a folder of the Hugging Face cache holds: ``.../snapshots/<commit>``."""
+    return model.name if model.parent.name == "snapshots" else None
 
 
 def _run(
@@ -211,7 +222,7 @@ def _make_readable(folder: Path) -> None:
 
 
 def _manifest(
-    job: ReadyJob, command: tuple[str, ...], result: RunResult, clock: _Clock, inspection: Inspection
+    job: ReadyJob, model: ModelFacts, command: tuple[str, ...], result: RunResult, clock: _Clock, inspection: Inspection
 ) -> Manifest:
     needs = job.needs
     return Manifest(
@@ -220,9 +231,7 @@ def _manifest(
         finished_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         recipe=job.recipe.model_dump(mode="json"),
         recipe_sha256=job.recipe.sha256(),
-        model=ModelFacts(
-            job.source.hf_id or job.source.name, job.source.revision, config_sha256(job.source.config), job.recipe.draw
-        ),
+        model=model,
         packages={"lmdeploy": job.installed.version, **job.installed.packages},
         command=command,
         batch_size=job.batch_size,

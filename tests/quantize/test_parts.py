@@ -92,6 +92,20 @@ def test_progress_off_a_terminal_is_few_plain_lines():
     assert len(stream.getvalue().splitlines()) == 1
 
 
+def test_progress_on_a_terminal_is_one_bar():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream, track = Terminal(), tracker()
+    display = make_display(stream)
+    with display:
+        track.see(Event(Phase.CALIBRATION, "model.layers.0", GIB))
+        display.update(track)
+    assert not isinstance(display, PlainLines)
+    assert "calibration 1/2" in stream.getvalue() and "GPU 1.00 GiB" in stream.getvalue()
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (75.3, "1:15"), (3725, "1:02:05")])
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
