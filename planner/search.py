@@ -73,12 +73,15 @@ class Offer:
         free_bytes: what is free on each.
         max_gpus: how many may share the model.
         quality_first: they are there anyway, so quality comes before their number.
+        neighbours_bytes: what processes that started before may still grow by. The engine may find it free, and must
+            leave it; or find it gone, and must serve all the same.
     """
 
     gpu: Gpu
     free_bytes: int
     max_gpus: int = TP[-1]
     quality_first: bool = False
+    neighbours_bytes: int = 0
 
     def preference(self, option: Option) -> tuple[int, int]:
         """Less is better."""
@@ -118,6 +121,7 @@ class Trial:
         lack: what is missing, in words; empty when it serves.
         keep_free_bytes: what has to stay free beside the KV cache: buffers at full load, activations of images.
         image_bytes: the part of it that a vision tower's activations take.
+        cannot_load: whether the weights alone are too much.
         speed: at the load, where the load limits it.
     """
 
@@ -130,6 +134,7 @@ class Trial:
     lack: str
     keep_free_bytes: int
     image_bytes: int = 0
+    cannot_load: bool = False
     speed: Speed | None = None
 
     @property
@@ -156,7 +161,10 @@ class Search:
         self.engine = engine
         self.dtype = dtype
         self.options = options if options is not None else options_of(spec, offer)
-        self._storable: dict[str, str] = {}
+        self.nearest: Trial | None = None
+        """Of the options that `serving` found not to serve, the one that lacks least memory."""
+        self._storable: set[str] = set()
+        self._ladders: dict[tuple[int, int], tuple[Knobs, ...]] = {}
         self._works: dict[tuple[int, str, int], Work] = {}
 
     @cached_property
@@ -164,8 +172,14 @@ class Search:
         """LMDeploy's max_batch_size on this GPU."""
         return versions.default_max_batch_size(self.lmdeploy.rules, self.offer.gpu.product)
 
-    def ladder(self, load: Load) -> Iterator[Knobs]:
+    def ladder(self, load: Load) -> tuple[Knobs, ...]:
         """Defaults first, then sessions no longer than the load's, smaller batches, smaller prefill steps."""
+        key = load.context_tokens, load.num_users
+        if key not in self._ladders:
+            self._ladders[key] = tuple(self._rungs(load))
+        return self._ladders[key]
+
+    def _rungs(self, load: Load) -> Iterator[Knobs]:
         batches: list[int | None] = [None] if load.num_users <= self.default_batch else []
         power = 1 << (load.num_users - 1).bit_length()
         batches += [size for size in dict.fromkeys((power, load.num_users)) if not batches or size < self.default_batch]
@@ -177,11 +191,10 @@ class Search:
 
     def frugal(self, load: Load) -> Knobs:
         """The last rung of the ladder: what cannot serve with these serves with none."""
-        *_, last = self.ladder(load)
-        return last
+        return self.ladder(load)[-1]
 
     def settings(self, option: Option, knobs: Knobs) -> Settings:
-        """The settings of a candidate, with LMDeploy's own ratio.
+        """The settings of a candidate, with the largest ratio that is ever taken.
 
         Raises:
             LmplanError: LMDeploy refuses them.
@@ -191,6 +204,7 @@ class Search:
             dtype=self.dtype,
             weights=option.weights,
             quant_policy=option.quant_policy,
+            cache_max_entry_count=MAX_RATIO_PERCENT / 100,
             tp=option.tp,
             session_len=knobs.session_len,
             max_batch_size=knobs.max_batch_size,
@@ -206,7 +220,7 @@ class Search:
         Raises:
             LmplanError: LMDeploy refuses the settings.
         """
-        settings = replace(self.settings(option, knobs), cache_max_entry_count=MAX_RATIO_PERCENT / 100)
+        settings = self.settings(option, knobs)
         spec, gpu, free_bytes = self.spec, self.offer.gpu, self.offer.free_bytes
         engine = pick_engine(Deployment(spec, gpu, free_bytes, settings))
         before, transient = engine.before_kv(), engine.transient()
@@ -215,25 +229,30 @@ class Search:
         passing = transient.size_bytes if transient else 0
         passing_high = transient.high_bytes if transient else 0
         free_at_kv, worst_free = free_bytes - held - passing, free_bytes - held_high - passing_high
-        after = engine.after_kv(engine.kv_cache(max(worst_free, 0)))
+        kv = engine.kv_cache(max(worst_free, 0))
+        after = engine.after_kv(kv)
         # Pools grow by whole pages, so what the buffers take moves by a page with the size of the KV cache.
         images = self._image_bytes(settings, load)
-        keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + images
+        keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + images + self.offer.neighbours_bytes
         room, share_of = worst_free - keep_free, worst_free - engine.kv_reserve_bytes()
         percent = min(math.floor(100 * room / share_of), MAX_RATIO_PERCENT) if room > 0 else 0
-        settings, kv = self._at(settings, percent, free_at_kv)
+        free_at_kv -= self.offer.neighbours_bytes
+        if percent:
+            settings, kv = self._at(settings, percent, free_at_kv)
+        else:
+            settings = replace(settings, cache_max_entry_count=0.01)
         batch = settings.max_batch_size
         blocks_each = ceil_div(load.context_tokens + 1, kv.block_tokens)
         wanted_bytes = blocks_each * load.num_users * kv.block_bytes
         users = kv.max_sequences(load.context_tokens, batch) if percent else 0
-        load_short = held + max(engine.load_staging().size_bytes, passing) - free_bytes
+        load_short = held + max(engine.load_staging().size_bytes, passing) - (free_bytes - self.offer.neighbours_bytes)
         short = max(load_short, held_high + passing_high + keep_free + wanted_bytes - free_bytes)
         lack = self._lack(settings, load, users, load_short, short)
         if not lack and smallest_ratio:
             percent = self._smallest(settings, percent, free_at_kv, load)
             settings, kv = self._at(settings, percent, free_at_kv)
             users = kv.max_sequences(load.context_tokens, batch)
-        trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free, images)
+        trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free, images, load_short > 0)
         return trial if lack else self._timed(trial, load)
 
     def first(self, option: Option, load: Load, *, smallest_ratio: bool = False) -> Trial:
@@ -243,7 +262,9 @@ class Search:
             LmplanError: LMDeploy refuses the option.
         """
         # Time is left out of the look at the last rung: its small prefill steps are slow, others may not be.
-        any_time = replace(load, latency_ms=None, first_token_ms=None)
+        any_time = load
+        if load.latency_ms is not None or load.first_token_ms is not None:
+            any_time = replace(load, latency_ms=None, first_token_ms=None)
         last = self.weigh(option, self.frugal(load), any_time, smallest_ratio=smallest_ratio)
         if not last.serves:
             return last
@@ -266,8 +287,10 @@ class Search:
 
     def serving(self, load: Load, *, smallest_ratio: bool = False) -> Iterator[Trial]:
         """One trial for every option that serves, best first."""
+        too_large: set[tuple[int, str]] = set()
         for option in self.options:
-            if load.keep_quality and option.loss:
+            weights = option.tp, option.weights
+            if (load.keep_quality and option.loss) or weights in too_large:
                 continue
             try:
                 trial = self.first(option, load, smallest_ratio=smallest_ratio)
@@ -275,6 +298,11 @@ class Search:
                 continue
             if trial.serves:
                 yield trial
+                continue
+            if self.nearest is None or trial.short_bytes < self.nearest.short_bytes:
+                self.nearest = trial
+            if trial.cannot_load:
+                too_large.add(weights)  # whatever the cache
 
     def work(self, settings: Settings, kv: KvCache) -> Work:
         """The work of a token under these settings."""
@@ -345,7 +373,7 @@ class Search:
         if settings.weights in self._storable or settings.quantization == self.spec.quantization:
             return
         store(inventory(self.spec), settings.quantization)
-        self._storable[settings.weights] = ""
+        self._storable.add(settings.weights)
 
 
 def options_of(spec: ModelSpec, offer: Offer) -> tuple[Option, ...]:
