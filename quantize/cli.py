@@ -88,7 +88,7 @@ def inspect_command(folder: Path, as_json: bool) -> None:
 
 def _is_done(loaded: LoadedRecipe) -> bool:
     """Whether the output is there, made from this very recipe; says so and cleans what a killed run left."""
-    output = Path(loaded.recipe.output)
+    output = loaded.recipe.output_folder
     manifest = read_manifest(output)
     if manifest is None or manifest.get("recipe_sha256") != loaded.recipe.sha256():
         return False

@@ -31,10 +31,10 @@ class GpuState:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Free memory and disk in bytes; `gpu` is None where there is none to use."""
+    """Free memory and disk in bytes; disk is None where nobody can say, `gpu` where there is none to use."""
 
     host_available_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None
     gpu: GpuState | None
 
 
@@ -74,12 +74,12 @@ def host_available_bytes() -> int:
     return available
 
 
-def disk_free_bytes(folder: Path) -> int:
-    """Free bytes of the file system that `folder` is or would be on; 0 where nobody can say."""
+def disk_free_bytes(folder: Path) -> int | None:
+    """Free bytes of the file system that `folder` is or would be on; None where nobody can say."""
     try:
         return shutil.disk_usage(nearest_folder(folder.absolute())).free
     except OSError:
-        return 0
+        return None
 
 
 def nearest_folder(folder: Path) -> Path:

@@ -84,7 +84,7 @@ def machine_findings(recipe: Recipe, needs: Needs, machine: Machine) -> Iterator
             "Free memory, or use a larger machine",
             5,
         )
-    if needs.disk_bytes > machine.disk_free_bytes:
+    if machine.disk_free_bytes is not None and needs.disk_bytes > machine.disk_free_bytes:
         yield error(
             f"the run takes {format_gib(needs.disk_bytes)} of disk, and {format_gib(machine.disk_free_bytes)} are free",
             "Free disk, or put the output elsewhere",

@@ -22,7 +22,7 @@ from quantize.expected import ExpectedCheckpoint, expect
 from quantize.findings import Finding, Severity
 from quantize.installation import Installation, find_installation
 from quantize.machine import Machine, look
-from quantize.recipe import DRAWN, Recipe
+from quantize.recipe import DRAWN, Recipe, expanded
 from quantize.recipe_file import LoadedRecipe
 from quantize.resources import Needs, auto_batch_size, predict
 from quantize.versions import LiteVersion, held_out, lite_version
@@ -84,7 +84,7 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
         UsageError, UnsupportedModelError, EnvironmentProblem: there is no such model, or none that lmplan knows.
     """
     recipe = _with_dataset(loaded.recipe)
-    output = Path(recipe.output)
+    output = recipe.output_folder
     if not output.absolute().name:
         raise UsageError(f"{loaded.place('output')}: output is {recipe.output}, which cannot be made")
     source = find_model(recipe)
@@ -178,7 +178,7 @@ def find_model(recipe: Recipe) -> ModelSource:
 def own_rows(recipe: Recipe, seed_tokens: int) -> Iterator[str]:
     """The texts to calibrate on, where they are not LMDeploy's to fetch."""
     if recipe.calibration.text is not None:
-        yield from read_rows(Path(recipe.calibration.text), recipe.calibration.text_field)
+        yield from read_rows(expanded(recipe.calibration.text), recipe.calibration.text_field)
     else:
         wanted = min(seed_tokens * _DRAWN_BYTES_PER_TOKEN, _MAX_DRAWN_CHARACTERS)
         yield from draw_rows(recipe.seed, max(wanted, 10 * recipe.calibration.seqlen * _DRAWN_BYTES_PER_TOKEN))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
@@ -20,6 +21,14 @@ BatchSize = Annotated[
     int | Literal["auto"],
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4096}, {"const": "auto"}]}),
 ]
+
+
+def expanded(text: str) -> Path:
+    """A path with ``~`` replaced; as it is where there is no such home folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 class Calibration(BaseModel):
@@ -102,6 +111,11 @@ class Recipe(BaseModel):
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
     deployment: Deployment | None = None
     check: Check = Field(default_factory=lambda: Check.model_validate({}))
+
+    @property
+    def output_folder(self) -> Path:
+        """`output` as a path, with ~ spelled out where there is a home folder."""
+        return expanded(self.output)
 
     def sha256(self) -> str:
         """Hash of the recipe's meaning: defaults are spelled out, and neither comments nor order count."""

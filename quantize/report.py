@@ -39,6 +39,7 @@ def preflight_text(job: Job, name: str) -> str:
         rows.append(
             ("checkpoint", f"{job.expected.file_bytes:,} bytes ({format_bytes(job.expected.file_bytes)}) predicted")
         )
+    disk_free = "unknown" if machine.disk_free_bytes is None else format_gib(machine.disk_free_bytes)
     if needs is not None:
         if needs.gpu_bytes:
             there = f"{format_gib(machine.gpu.free_bytes)} free on {machine.gpu.name}" if machine.gpu else "no GPU here"
@@ -48,7 +49,7 @@ def preflight_text(job: Job, name: str) -> str:
                 "host memory",
                 f"{format_gib(needs.host_bytes)} at the peak; {format_gib(machine.host_available_bytes)} free",
             ),
-            ("disk", f"{format_gib(needs.disk_bytes)}; {format_gib(machine.disk_free_bytes)} free"),
+            ("disk", f"{format_gib(needs.disk_bytes)}; {disk_free} free"),
             ("time", f"about {format_seconds(needs.seconds)}"),
         ]
     return _table(rows)

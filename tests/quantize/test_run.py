@@ -258,8 +258,25 @@ def test_a_foreign_folder_of_the_staging_name_is_left_alone(fake, lmplan, tmp_pa
     assert (staging / "mine.txt").read_text() == "mine"
 
 
-def test_unwritable_parent(fake, lmplan, tmp_path):
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("/", "cannot be made"),
+        (".", "is not empty"),
+        ("file/out", "cannot be made: Not a directory"),
+        ("x" * 300, "cannot be made: File name too long"),
+        ("file", "is not empty"),
+    ],
+)
+def test_outputs_that_cannot_be(fake, lmplan, tmp_path, output, said):
     (tmp_path / "file").write_text("")
-    done = lmplan("quantize", "tiny-llama", "--set", "output=file/out")
+    done = lmplan("quantize", "tiny-llama", "--set", f"output={output}")
     assert done.returncode in (2, 5)
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) <= 3
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_home_is_spelled_out(fake, lmplan, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert lmplan("quantize", "tiny-llama", "--set", "output=~/mine").returncode == 0
+    assert (tmp_path / "mine" / "lmplan.json").exists()
+    assert "nothing to do" in lmplan("quantize", "tiny-llama", "--set", "output=~/mine").stdout
