@@ -227,3 +227,23 @@ def test_leftovers_are_recognised(tmp_path):
         (staging.work / "half").write_text("")
     assert staging.root.exists()
     assert clean_leftover(output) and not staging.root.exists()
+
+
+def test_a_download_that_fails_is_one_line(monkeypatch, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    from types import SimpleNamespace
+
+    from quantize.workflow import _commit, _download
+
+    def refuse(*arguments, **options):
+        raise OSError("no route to host\nand more")
+
+    job = SimpleNamespace(source=SimpleNamespace(hf_id="org/name", revision=None))
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    with pytest.raises(EnvironmentProblem, match=r"cannot download org/name: no route to host$"):
+        _download(job)
+    snapshot = tmp_path / "snapshots" / "0123abcd"
+    monkeypatch.setattr(hub, "snapshot_download", lambda *arguments, **options: str(snapshot))
+    assert _download(job) == snapshot
+    assert _commit(snapshot) == "0123abcd"
+    assert _commit(tmp_path) is None
