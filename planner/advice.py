@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from planner.api import DEFAULT_CONTEXT_TOKENS, find_free_bytes
 from planner.artefacts import Artefact, artefacts
+from planner.candidates import TP, Load, Offer
 from planner.decision import Decider, Decision, Weighed
 from planner.engine import versions
 from planner.engine.versions import LmdeployVersion
@@ -15,7 +16,6 @@ from planner.launch import served_name
 from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
-from planner.search import TP, Load, Offer
 
 MAX_USERS = 2**20
 """More sessions at once than any engine schedules; larger numbers are slips."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from planner.candidates import TP, Knobs, Load, Offer, Option, Trial
 from planner.engine.base import Deployment
 from planner.engine.versions import LmdeployVersion
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.limits import Limit, longest_context, most_users
 from planner.model.spec import ModelSpec
-from planner.search import TP, Knobs, Load, Offer, Option, Search, Trial
+from planner.search import Search
 from planner.throughput import Speed
 
 

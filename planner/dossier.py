@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from planner import __version__
 from planner.advice import Advice
+from planner.candidates import Knobs, Option
 from planner.decision import Weighed
 from planner.engine.base import Deployment
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.ledger import Replayed, runs_of
 from planner.memory.terms import Term
-from planner.search import Knobs, Option, Search
+from planner.search import Search
 from planner.units import ceil_div
 
 SHARES = ("context and code", "weights", "vision tower", "KV cache", "buffers and reserve")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from planner.candidates import Load, Offer, Trial
 from planner.decision import confirm
 from planner.engine.versions import LmdeployVersion
 from planner.errors import LmplanError
@@ -12,7 +13,7 @@ from planner.footprint import MemoryEstimate
 from planner.gpu import Gpu
 from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
-from planner.search import Load, Offer, Search, Trial
+from planner.search import Search
 
 
 @dataclass(frozen=True, slots=True)

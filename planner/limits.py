@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from planner.candidates import Load, Option, Trial
 from planner.errors import LmplanError
-from planner.search import Load, Option, Search, Trial
+from planner.search import Search
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.candidates import Load
 from planner.data import read_toml
 from planner.engine.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
 from planner.engine.versions import default_max_batch_size, has_option
 from planner.footprint import MemoryEstimate
 from planner.launch import model_argument, needs_remote_code
-from planner.search import Load
 
 
 @dataclass(frozen=True, slots=True)

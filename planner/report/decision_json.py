@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from planner.advice import Advice
+from planner.candidates import Load
 from planner.decision import Chosen, Weighed
 from planner.report import decision_text as text
 from planner.report.jsonform import settings_object
-from planner.search import Load
 from planner.throughput import Speed
 
 SCHEMA = "lmplan.recommend/1"

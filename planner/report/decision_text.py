@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from planner.advice import Advice
+from planner.candidates import Load, Offer, Option
 from planner.decision import Chosen, Weighed
-from planner.search import Load, Offer, Option
 from planner.throughput import Band, Speed
 from planner.units import format_gib
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import estimate
+from planner.candidates import Load, Offer, Trial
 from planner.decision import Decider
 from planner.engine import versions
 from planner.engine.base import Deployment
@@ -18,7 +19,7 @@ from planner.gpu import find_gpu
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.model.spec import ModelSpec
-from planner.search import Load, Offer, Search, Trial
+from planner.search import Search
 from planner.units import GIB, MIB
 
 MODELS = ("internlm2_5-7b", "qwen2.5-1.5b", "qwen3-8b", "llama-2-13b", "internvl2-2b", "internvl2-26b", "qwen3-30b-a3b")

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from planner.advice import Advice, advise
+from planner.candidates import Load
 from planner.cli import run
 from planner.data import ROOT
 from planner.report import decision_json, decision_table
-from planner.search import Load
 
 Capture = pytest.CaptureFixture[str]
 SCHEMA = json.loads((ROOT / "schemas" / "recommend-1.schema.json").read_text())
