@@ -42,7 +42,7 @@ class Installation:
     """An LMDeploy that can be started.
 
     Attributes:
-        command: the words that start it; arguments follow.
+        command: the words that start it; arguments follow. Empty where none is installed and one is only assumed.
         version: of LMDeploy.
         packages: name -> version of what it runs with, as far as it could be read.
         options: the ``--options`` that its auto_awq lists.

@@ -25,7 +25,7 @@ from quantize.machine import Machine, look
 from quantize.recipe import DRAWN, Recipe, expanded
 from quantize.recipe_file import LoadedRecipe
 from quantize.resources import Needs, auto_batch_size, predict
-from quantize.versions import LiteVersion, held_out, lite_version
+from quantize.versions import LiteVersion, held_out, lite_version, newest_version
 
 _DEFAULT_DATASET: Final = "wikitext2"
 _REACH_TIMEOUT_S: Final = 5
@@ -103,7 +103,9 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
         lite = lite_version(installed.version)
     except LmplanError as error:
         findings.append(Finding(Severity.ERROR, error.message, error.hint, error.exit_code))
-        return replace(job, findings=tuple(findings))
+        # What the run would take can be said all the same, for the newest LMDeploy.
+        lite = lite_version(newest_version())
+        installed = Installation((), lite.version, {}, frozenset())
     findings += preflight.version_findings(recipe, spec, lite, installed)
     job = replace(job, installed=installed, lite=lite)
     if any(finding.severity is Severity.ERROR and finding.exit_code == 4 for finding in findings) or spec.quantization:
@@ -137,7 +139,8 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     words = build_arguments(
         recipe, lite, Folders(nowhere, nowhere, nowhere, nowhere), dataset=job.dataset, batch_size=batch_size
     )
-    findings += preflight.command_findings(words, installed)
+    if installed.command:
+        findings += preflight.command_findings(words, installed)
     return replace(job, findings=tuple(findings), expected=expected, batch_size=batch_size, needs=needs)
 
 

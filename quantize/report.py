@@ -34,7 +34,8 @@ def preflight_text(job: Job, name: str) -> str:
     ]
     if job.installed is not None:
         others = [f"{n} {job.installed.packages[n]}" for n in ("torch", "transformers") if n in job.installed.packages]
-        rows.append(("LMDeploy", ", ".join([job.installed.version, *others])))
+        note = "" if job.installed.command else " (not installed; what follows is for it)"
+        rows.append(("LMDeploy", ", ".join([job.installed.version, *others]) + note))
     if job.expected is not None:
         rows.append(
             ("checkpoint", f"{job.expected.file_bytes:,} bytes ({format_bytes(job.expected.file_bytes)}) predicted")

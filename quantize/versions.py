@@ -68,6 +68,12 @@ def read_data() -> dict[str, Any]:
     return data
 
 
+def newest_version() -> str:
+    """The newest LMDeploy that the table covers."""
+    version: str = read_data()["newest"]
+    return version
+
+
 def lite_version(text: str) -> LiteVersion:
     """The behaviour of LMDeploy `text`.
 

@@ -211,6 +211,8 @@ def test_lmdeploy_missing_says_how_to_install_it(lmplan, monkeypatch, tmp_path):
     done = lmplan("quantize", "tiny-llama")
     assert done.returncode == 5
     assert "pip install lmdeploy" in done.stderr
+    # What the run would take is said all the same.
+    assert "not installed" in done.stdout and "1,764,488 bytes" in done.stdout
 
 
 @pytest.mark.parametrize(("answer", "code"), [(1, 6), ("usage: something else", 6)])
