@@ -1,4 +1,9 @@
-"""Measured runs that are shipped with lmplan, replayed beside their estimates."""
+"""Measured runs that are shipped with lmplan, replayed beside their estimates.
+
+A ledger is a file of measurements (`lmplan measure` writes them) that share their configs: ``{"schema", "note",
+"configs": {key: config.json}, "runs": [...]}``, where a run's ``model.config`` is a key. A measurement file by itself
+is read as a ledger of one run.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +23,45 @@ from planner.gpu import catalog
 from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec
 
-_WEIGHTS = {"w16": "as-is", "w4a16-g128": "w4a16"}
-"""How the first file of runs names its checkpoints -> --weights."""
+SCHEMA = "lmplan.ledger/1"
+LOG_DOUBT_BYTES = 5243
+"""Half of the last digit of the engine's log, 0.01 MiB: doubt of the log and not of the plan."""
+_WEIGHTS = {"16-bit": "as-is", "awq": "w4a16", "fp8": "fp8"}
+"""Format of a checkpoint -> --weights, for a config that does not say how it is quantized."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One measured start of LMDeploy.
 
-    `used_bytes` is what the device held once it served, None where it never did. `synthetic` weights are all zero.
+    `used_bytes` is what the device held once it served, None where it never did; `kv_budget_bytes`, `block_bytes` and
+    `blocks` are the engine's own words, None where it did not say. `synthetic` weights are all zero.
     """
 
     model: str
     config: dict[str, Any]
     product: str
     lmdeploy: str
+    checkpoint_format: str
     settings: dict[str, Any]
     free_before_bytes: int
     outcome: str
     used_bytes: int | None
+    load_peak_bytes: int
+    kv_budget_bytes: int | None
+    block_bytes: int | None
+    blocks: int | None
     synthetic: bool
     phases: tuple[dict[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """What tells the run from the others, for people."""
+        settings = ", ".join(f"{k} {v}" for k, v in self.settings.items() if k not in ("engine", "lmdeploy", "weights"))
+        engine = self.settings["engine"]
+        return (
+            f"{self.model} {self.checkpoint_format} {engine} {self.free_before_bytes / 2**30:.1f} GiB free {settings}"
+        )
 
     def deployment(self) -> Deployment | None:
         """The run as lmplan plans it; None where it knows neither the GPU nor how to plan the model."""
@@ -47,8 +70,9 @@ class Run:
             return None
         try:
             spec = read_spec(self.config, self.model)
-            settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Wishes(**self.settings))
-        except LmplanError:
+            wishes = {"weights": "as-is" if spec.quantization else _WEIGHTS[self.checkpoint_format], **self.settings}
+            settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Wishes(**wishes))
+        except (LmplanError, KeyError):
             return None
         return Deployment(spec, gpu, self.free_before_bytes, settings)
 
@@ -65,6 +89,33 @@ class Replayed:
         """How far the estimate lies from what was measured: 0.01 for one percent too much."""
         return self.memory.total_bytes / self.run.used_bytes - 1 if self.run.used_bytes else None
 
+    @property
+    def kv_off_ratio(self) -> float | None:
+        """The same of the KV budget, or of the blocks where the engine says those; the log's rounding is no error."""
+        if self.run.kv_budget_bytes:
+            difference = self.memory.kv_cache.budget_bytes - self.run.kv_budget_bytes
+            beyond = max(abs(difference) - LOG_DOUBT_BYTES, 0)
+            return (beyond if difference > 0 else -beyond) / self.run.kv_budget_bytes
+        if self.run.blocks:
+            return self.memory.kv_cache.blocks / self.run.blocks - 1
+        return None
+
+    @property
+    def peak_off_ratio(self) -> float | None:
+        """The same of the peak of loading, where the run served and the peak lies above what it held then.
+
+        Where it died the measured peak is the end of the card.
+        """
+        run = self.run
+        if run.used_bytes is None or run.load_peak_bytes <= run.used_bytes:
+            return None
+        return self.memory.load_peak_bytes / run.load_peak_bytes - 1
+
+    @property
+    def verdict_right(self) -> bool:
+        """Whether it went as planned."""
+        return self.memory.verdict == self.run.outcome
+
 
 def shipped_files() -> list[Path]:
     """The measurement files of the package."""
@@ -76,6 +127,12 @@ def read_runs(path: Path) -> Iterator[Run]:
     file = json.loads(path.read_text(encoding="utf-8"))
     for value in file.get("runs", [file]):
         yield _run(value, file.get("configs", {}))
+
+
+def replay(run: Run) -> Replayed | None:
+    """A run beside its estimate; None where lmplan cannot plan it."""
+    deployment = run.deployment()
+    return Replayed(run, estimate_memory(deployment)) if deployment is not None else None
 
 
 def runs_of(spec: ModelSpec) -> list[Replayed]:
@@ -99,31 +156,22 @@ def _alike(one: ModelSpec, other: ModelSpec) -> bool:
 
 
 def _run(value: dict[str, Any], configs: dict[str, Any]) -> Run:
-    plain = {key: wish for key, wish in value["settings"].items() if key in Wishes.__dataclass_fields__}
-    if "host" not in value:
-        return Run(
-            model=value["model"],
-            config=configs[value["model"]],
-            product=value["gpu"],
-            lmdeploy=value["lmdeploy"],
-            settings={"engine": value["engine"], "weights": _WEIGHTS[value["checkpoint_format"]], **plain},
-            free_before_bytes=value["free_before_bytes"],
-            outcome=value["outcome"],
-            used_bytes=value["used_after_load_bytes"],
-            synthetic=True,
-            phases=(),
-        )
-    config = value["model"]["config"]
+    config, log = value["model"]["config"], value["engine_log"]
     loaded = next((phase for phase in value["phases"] if phase["name"] == "loaded"), None)
     return Run(
         model=value["model"]["name"],
         config=configs[config] if isinstance(config, str) else config,
         product=value["host"]["product"],
-        lmdeploy=value["host"]["lmdeploy"],
-        settings=plain,
+        lmdeploy=value["host"].get("lmdeploy") or value["settings"]["lmdeploy"],
+        checkpoint_format=value["checkpoint"]["format"],
+        settings={key: wish for key, wish in value["settings"].items() if key in Wishes.__dataclass_fields__},
         free_before_bytes=value["free_before_bytes"],
         outcome=value["outcome"],
         used_bytes=loaded["used_bytes"][0] if loaded else None,
+        load_peak_bytes=value["load_peak_bytes"],
+        kv_budget_bytes=log.get("kv_budget_bytes"),
+        block_bytes=log.get("block_bytes"),
+        blocks=log.get("blocks"),
         synthetic=bool(value["checkpoint"].get("synthetic")),
         phases=tuple(value["phases"]),
     )

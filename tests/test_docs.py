@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from planner import errors, estimate
+from planner import accuracy, errors, estimate
 from planner.cli import COMMANDS, run
 from planner.units import GIB
 
@@ -73,6 +73,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": _commands,
     "exit-codes": _exit_codes,
     "seed-rows": _seed_rows,
+    "accuracy": lambda: accuracy.readme_table(accuracy.replays()),
 }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from planner import bands
 from planner.api import Plan
+from planner.engine.base import Deployment
 from planner.engine.settings import Settings
 from planner.footprint import MemoryEstimate
 from planner.memory.terms import Term
@@ -55,6 +57,7 @@ def to_object(plan: Plan) -> dict[str, Any]:
         "fits": memory.fits,
         "verdict": memory.verdict,
         "reasons": list(memory.reasons),
+        "accuracy": _accuracy(deployment),
         "notes": [*plan.notes, *memory.warnings],
         "recommendation": {
             "settings": _best_settings(best),
@@ -77,6 +80,24 @@ def settings_object(settings: Settings) -> dict[str, Any]:
         "session_len": settings.session_len,
         "max_batch_size": settings.max_batch_size,
         "max_prefill_token_num": settings.max_prefill_token_num,
+    }
+
+
+def _accuracy(deployment: Deployment) -> dict[str, Any] | None:
+    """The measured runs of this very kind and the largest misses in them; null where there are none."""
+    group = bands.find(deployment)
+    if group is None:
+        return None
+    return {
+        "product": group.product,
+        "lmdeploy": group.lmdeploy,
+        "engine": group.engine,
+        "weights": group.format,
+        "tp": group.tp,
+        "runs": group.served,
+        "models": group.models,
+        "total_off_ratio": group.total_off_ratio,
+        "kv_off_ratio": group.kv_off_ratio,
     }
 
 

@@ -40,6 +40,7 @@ def render(plan: Plan) -> str:
         f"```\n{plan.command}\n```" if plan.command else "",
         "\n".join(f"- Note: {note}" for note in (*plan.notes, *memory.warnings)),
         "\n".join(f"- Assumed: {assumption}" for assumption in wording.assumptions(plan)),
+        wording.accuracy_line(plan),
         wording.CAPACITY_NOT_FOOTPRINT,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

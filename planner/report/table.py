@@ -26,6 +26,7 @@ def render(plan: Plan) -> str:
         _recommendation(plan),
         _list("Note", (*plan.notes, *plan.memory.warnings)),
         _list("Assumed", tuple(wording.assumptions(plan))),
+        _wrap(wording.accuracy_line(plan)),
         _wrap(wording.CAPACITY_NOT_FOOTPRINT),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"

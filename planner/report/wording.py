@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from planner import bands
 from planner.api import Plan
 from planner.memory.terms import Evidence
 from planner.units import MIB, format_gib
@@ -112,6 +113,11 @@ def image_line(plan: Plan) -> str:
     if tower is None:
         return ""
     return f"An image takes {tower.tokens_per_tile} tokens a tile, {tower.max_image_tokens} at most."
+
+
+def accuracy_line(plan: Plan) -> str:
+    """How near estimates of this kind came to what was measured."""
+    return f"Accuracy: {bands.line(plan.memory.deployment)}."
 
 
 def assumptions(plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -214,27 +215,33 @@ def test_a_fit_without_measurements_is_the_assumption() -> None:
 
 
 def test_measurement_files_are_read(tmp_path: Path) -> None:
-    run = {
-        "host": {"product": "NVIDIA H200", "lmdeploy": "0.18.0"},
-        "outcome": "serves",
-        "free_before_bytes": 10**11,
-        "model": {"name": "internlm2_5-7b", "config": resolve("internlm2_5-7b").config},
-        "checkpoint": {"synthetic": False},
-        "settings": {"engine": "turbomind", "weights": "as-is", "quant_policy": 8, "tp": 1},
-        "phases": [
-            {"name": "loaded", "used_bytes": [1], "facts": {}},
-            {"name": "long_prefill", "facts": {"tokens": 8000, "seconds": 0.4}},
-            {"name": "decode", "facts": {"batch": 16, "tokens": 1024, "seconds": 0.5}},
-        ],
-    }
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps(run))
+    ledger = next(file for file in map(_read, shipped_files()) if any(run["speed"] for run in file["runs"]))
+    run = next(run for run in ledger["runs"] if any(p["name"] == "decode" for p in run["phases"]))
+    run["phases"] = [
+        {"name": "loaded", "used_bytes": [1], "peak_bytes": [1], "facts": {}},
+        {"name": "long_prefill", "used_bytes": [1], "peak_bytes": [1], "facts": {"tokens": 8000, "seconds": 0.4}},
+        {
+            "name": "decode",
+            "used_bytes": [1],
+            "peak_bytes": [1],
+            "facts": {"batch": 16, "tokens": 1024, "seconds": 0.5},
+        },
+    ]
+    run["settings"]["quant_policy"] = 8
+    path = tmp_path / "ledger.json"
+    path.write_text(json.dumps({**ledger, "runs": [run]}))
     prefill, decode = read_samples(path)
     assert (prefill.phase, prefill.context_tokens, prefill.tokens_per_s) == ("prefill", 8000, 20_000)
     assert (decode.batch, decode.context_tokens, decode.tokens_per_s) == (16, 64, 2048)
     assert decode.deployment.settings.quant_policy == 8
-    path.write_text(json.dumps({**run, "host": {"product": "unknown", "lmdeploy": "0.18.0"}}))
+    run["host"]["product"] = "unknown"
+    path.write_text(json.dumps({**ledger, "runs": [run]}))
     assert list(read_samples(path)) == []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
 
 
 def test_slices_do_not_take_what_whole_cards_measured() -> None:
