@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.data import read_toml
@@ -39,7 +39,11 @@ def find_host(gpu: Gpu, engine: str, lmdeploy: str | None = None) -> Host:
     entries: list[dict[str, Any]] = [h for h in table["host"] if h["engine"] == engine] or table["host"]
     for entry in entries:
         if entry["product"] == gpu.product and not gpu.slice_of:
-            return _measured(entry)
+            measured = _measured(entry)
+            if lmdeploy in (None, entry["lmdeploy"]):
+                return measured
+            # The context is the driver's; the code is that of another version.
+            return replace(_assumed(entry, table["assumed"]), cuda_context=measured.cuda_context)
     return _assumed(entries[0], table["assumed"])
 
 
@@ -52,7 +56,12 @@ def _measured(entry: dict[str, Any], how: str = "") -> Host:
         return Term(name, size_bytes, low, high, evidence, format_bytes(size_bytes), what)
 
     return Host(
-        term("cuda_context", entry["cuda_context_bytes"], "driver state of the process"),
+        term(
+            "cuda_context",
+            entry["cuda_context_bytes"],
+            "driver state of the process",
+            entry.get("cuda_context_spread_bytes", 0),
+        ),
         term(
             "kernel_code",
             entry["kernel_code_bytes"],
@@ -80,7 +89,7 @@ def _assumed(nearest: dict[str, Any], assumed: dict[str, Any]) -> Host:
         size_bytes,
         int(size_bytes * assumed["kernel_code_low_ratio"]),
         int(size_bytes * assumed["kernel_code_high_ratio"]),
-        Evidence("assumed", f"as on {nearest['product']}; not measured on this GPU"),
+        Evidence("assumed", f"as on {nearest['product']}; not measured with this GPU and version"),
         format_bytes(size_bytes),
         "kernels of the engine and of torch",
     )

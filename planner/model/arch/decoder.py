@@ -115,7 +115,8 @@ class Decoder:
         moe: reads the MoE part, or None for a dense family.
         tied_by_default: ``tie_word_embeddings`` where the config leaves it out, by the family's config class;
             None where it must be there.
-        head_dim_required: whether ``head_dim`` must be there, because the family's class does not derive it.
+        head_dim: ``head_dim`` where the config leaves it out, by the family's config class; None where the class
+            divides the hidden size by the heads.
         kv_heads_required: whether ``num_key_value_heads`` must be there. Families from before grouped-query
             attention leave it out, and their class then takes the number of heads.
     """
@@ -126,7 +127,7 @@ class Decoder:
     moe: Callable[[Fields], MoeMlp] | None = None
     tied_by_default: bool | None = False
     kv_heads_required: bool = True
-    head_dim_required: bool = False
+    head_dim: int | None = None
 
 
 def _mixtral_moe(fields: Fields) -> MoeMlp:
@@ -176,7 +177,7 @@ DECODERS: Final[dict[str, Decoder]] = {
     "LlamaForCausalLM": Decoder(_LLAMA_NAMES, _llama_bias, kv_heads_required=False),
     "MistralForCausalLM": Decoder(_LLAMA_NAMES, _no_bias),
     "Qwen2ForCausalLM": Decoder(_LLAMA_NAMES, _qwen2_bias),
-    "Qwen3ForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True, head_dim_required=True),
+    "Qwen3ForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True, head_dim=128),
     "InternLMForCausalLM": Decoder(_LLAMA_NAMES, _internlm_bias, kv_heads_required=False),
     "InternLM2ForCausalLM": Decoder(_INTERNLM2_NAMES, _internlm2_bias),
     "InternLM3ForCausalLM": Decoder(_LLAMA_NAMES, _internlm3_bias),
@@ -227,10 +228,7 @@ def _attention(fields: Fields, decoder: Decoder, hidden_size: int, biases: _Bias
             f"config.json: {fields.key('num_key_value_heads')} is {num_kv_heads}; "
             f"expected a divisor of the {num_heads} attention heads"
         )
-    if decoder.head_dim_required:
-        head_dim: int | None = fields.integer("head_dim", maximum=2**12)
-    else:
-        head_dim = fields.optional_integer("head_dim", maximum=2**12)
+    head_dim = fields.optional_integer("head_dim", maximum=2**12) or decoder.head_dim
     if head_dim is None:
         if hidden_size % num_heads:
             raise ConfigError(
