@@ -17,6 +17,7 @@ COMMANDS = {
     "estimate": ("planner.cli_estimate:estimate_command", "What LMDeploy will hold on a GPU, and whether it starts."),
     "recommend": ("planner.cli_recommend:recommend_command", "Which settings and which GPU serve a load, and why."),
     "report": ("planner.cli_report:report_command", "A plan as a page for a review, or what changed between two."),
+    "sweep": ("planner.cli_sweep:sweep_command", "Many models on many GPUs: what runs where, how many are needed."),
     "models": ("planner.cli_catalog:models_command", "The published models that lmplan knows by name."),
     "gpus": ("planner.cli_catalog:gpus_command", "The GPUs that lmplan knows by name."),
     "measure": ("quantize.cli_measure:measure_command", "Start LMDeploy as planned and read what the GPU holds."),

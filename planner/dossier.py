@@ -155,11 +155,11 @@ def _provenance(advice: Advice) -> Provenance:
             + (f"; rates from {o.gpu.spec_source}" if o.gpu.spec_source else "")
             for o in advice.offers
         ),
-        date=_today(),
+        date=today(),
     )
 
 
-def _today() -> str:
+def today() -> str:
     """The day in UTC; SOURCE_DATE_EPOCH stands in for the clock, so that a report can be made again byte for byte."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
     now = datetime.datetime.now(datetime.timezone.utc)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from planner.candidates import Load, Offer, Trial
@@ -11,9 +11,13 @@ from planner.engine.versions import LmdeployVersion
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate
 from planner.gpu import Gpu
+from planner.launch import api_server_command, served_name
 from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
 from planner.search import Search
+
+_MAX_TRIES = 500
+"""Starts that are tried for one GPU before its workloads are taken one by one: a second of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +85,25 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A workload started on a GPU: what it found free, what it holds and may grow to, and what it leaves."""
+    """A workload started on a GPU.
+
+    Attributes:
+        free_before_bytes: what it finds free once those before it are at their largest.
+        grown_bytes: what it holds at its largest.
+        user_tokens_per_s: for one of its users; None where the GPU's rates are not known.
+    """
 
     workload: Workload
     trial: Trial
     memory: MemoryEstimate
     free_before_bytes: int
     grown_bytes: int
+    user_tokens_per_s: float | None
+
+    @property
+    def command(self) -> str:
+        """What starts it."""
+        return api_server_command(self.memory, served_name(self.workload.source))
 
     @property
     def free_after_bytes(self) -> int:
@@ -223,6 +239,8 @@ class _Floor:
             return [(workload, f"every {machines.gpu.name} is taken") for workload in workloads]
         slot = Slot(machines, 1, fixed=True)
         self.slots.append(slot)
+        if self._start_all(slot, workloads, [_MAX_TRIES]):
+            return []
         failed = []
         for workload in workloads:
             if not self._start(slot, workload, smallest=True):
@@ -239,18 +257,38 @@ class _Floor:
                 if not self._start(slot, last.workload, smallest=False):
                     slot.processes.append(last)
 
+    def _start_all(self, slot: Slot, workloads: list[Workload], tries: list[int]) -> bool:
+        """Start all on one GPU: the first keep their quality as long as the ones behind them find room at all."""
+        if not workloads:
+            return True
+        for process in self._ways(slot, workloads[0], smallest=True):
+            tries[0] -= 1
+            slot.processes.append(process)
+            if self._start_all(slot, workloads[1:], tries):
+                return True
+            slot.processes.pop()
+            if tries[0] <= 0:
+                break
+        return False
+
     def _start(self, slot: Slot, workload: Workload, *, smallest: bool) -> bool:
+        process = next(self._ways(slot, workload, smallest=smallest), None)
+        if process is not None:
+            slot.processes.append(process)
+        return process is not None
+
+    def _ways(self, slot: Slot, workload: Workload, *, smallest: bool) -> Iterator[Process]:
+        """The ways to start a workload on a GPU, best first."""
         search = self._search(slot, workload)
         for trial in search.serving(workload.load, smallest_ratio=smallest):
-            if trial.option.tp != slot.num_gpus:
-                continue
             memory = confirm(search, trial, workload.load)
             if memory is not None:
-                grown = memory.total_bytes + max(memory.high_bytes - memory.total_bytes, 0) + trial.image_bytes
+                grown = max(memory.worst_bytes, memory.total_bytes) + trial.image_bytes
                 free = slot.free_bytes - slot.growth_bytes
-                slot.processes.append(Process(workload, trial, memory, free, min(grown, free)))
-                return True
-        return False
+                load = workload.load
+                speed = search.speed(trial.settings, trial.kv, load.num_users, load.context_tokens)
+                rate = speed.user_tokens_per_s.value if speed else None
+                yield Process(workload, trial, memory, free, min(grown, free), rate)
 
     def _lack(self, slot: Slot, workload: Workload) -> str:
         search = self._search(slot, workload)

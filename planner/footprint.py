@@ -69,6 +69,12 @@ class MemoryEstimate:
         """Sum of the terms' high ends."""
         return sum(term.high_bytes for term in self.terms)
 
+    @property
+    def worst_bytes(self) -> int:
+        """The most that it may hold: every other term at its high end, which leaves the KV cache its low one."""
+        others = sum(term.high_bytes for term in self.terms if term.name != "kv_cache")
+        return others + next(term.low_bytes for term in self.terms if term.name == "kv_cache")
+
     def max_sequences(self, context_tokens: int) -> int:
         """Sequences of `context_tokens` tokens that run at once."""
         return self.kv_cache.max_sequences(context_tokens, self.deployment.settings.max_batch_size)

@@ -16,6 +16,7 @@ _NOTE = 300
 _ROW = 30
 _TOP = 24
 _SHORTEST_TEXT_PX = 34
+_TEXT_PX = 7
 WIDTH = _LABEL + _BAR + _NOTE
 
 PATTERNS = """<svg class="patterns" aria-hidden="true" focusable="false"><defs>
@@ -76,6 +77,31 @@ def _bar(bar: Bar, name: str, note: str, chosen: bool, top: int, scale: float) -
     parts.append(f'<path d="M{free:.1f} {top}V{top + _ROW}" class="limit"/>')
     parts.append(f'<text x="{_LABEL + _BAR + 10}" y="{middle}" class="small">{escape(note)}</text>')
     return "".join(parts)
+
+
+def slots(rows: list[tuple[str, int, list[tuple[str, int]]]]) -> str:
+    """GPUs with the processes that they hold: each row a name, what is free, and the processes with their bytes."""
+    scale = (WIDTH - _LABEL - 20) / max(max(free, sum(size for _, size in held)) for _, free, held in rows)
+    parts = []
+    for i, (name, free_bytes, held) in enumerate(rows):
+        top = _ROW * i
+        middle = top + _ROW / 2 + 4
+        parts.append(f'<text x="{_LABEL - 8}" y="{middle}" text-anchor="end">{escape(name)}</text>')
+        x = float(_LABEL)
+        for j, (process, size_bytes) in enumerate(held):
+            width = size_bytes * scale
+            label = f"{process}: {size_bytes / GIB:.1f}"
+            parts.append(
+                f'<rect x="{x:.1f}" y="{top + 4}" width="{width:.1f}" height="{_ROW - 8}" fill="url(#p{(j + 1) % 5})" '
+                f'class="edge"><title>{escape(label)} GiB</title></rect>'
+            )
+            if width > _TEXT_PX * len(label):
+                center = f'x="{x + width / 2:.1f}" y="{middle}" text-anchor="middle"'
+                parts.append(f'<text {center} class="on">{escape(label)}</text>')
+            x += width
+        parts.append(f'<path d="M{_LABEL + free_bytes * scale:.1f} {top}V{top + _ROW}" class="limit"/>')
+    said = "; ".join(f"{name}: " + ", ".join(process for process, _ in held) for name, _, held in rows)
+    return _figure(_ROW * len(rows), "What every GPU holds", said, "".join(parts))
 
 
 def curves(lines: list[tuple[Curve, str]], context_tokens: int, num_users: int) -> str:
