@@ -8,6 +8,8 @@ what the cache reserved, so that is what is replayed; LMDeploy empties the cache
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from planner.memory.torch_cache import TorchCache
 from planner.model.spec import DenseMlp, GroupedQueryAttention, LayerGroup, TextModel
 
@@ -18,25 +20,42 @@ _INT64 = 8
 _LAYERS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationPeak:
+    """The most that PyTorch reserves, which is what the driver shows, and the most that is allocated at once.
+
+    LMDeploy prints the latter, as it stands after each layer; the peak is later, in the final norm or in its observer.
+    """
+
+    reserved_bytes: int
+    allocated_bytes: int
+
+
 class _Cache(TorchCache):
-    """A TorchCache whose blocks go by numbers, that can be emptied, and that remembers the most that it reserved."""
+    """A TorchCache whose blocks go by numbers, that can be emptied, and that remembers its peaks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peak_bytes = 0
+        self.allocated_bytes = 0
+        self.peak_allocated_bytes = 0
         self._next = 0
         self._held = {0: self.allocate(1)}
 
     def take(self, size_bytes: int) -> int:
         block = self.allocate(size_bytes)
         self.peak_bytes = max(self.peak_bytes, self.reserved_bytes)
+        self.allocated_bytes += block.size_bytes
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
         self._next += 1
         self._held[self._next] = block
         return self._next
 
     def drop(self, *numbers: int) -> None:
         for number in numbers:
-            self.release(self._held.pop(number))
+            block = self._held.pop(number)
+            self.allocated_bytes -= block.size_bytes
+            self.release(block)
 
     def empty(self) -> None:
         """Give back the segments that nothing is in, as `torch.cuda.empty_cache` does."""
@@ -56,6 +75,7 @@ class _Replay:
         self.query = group.attention.num_heads * group.attention.head_dim
         self.key = group.attention.num_kv_heads * group.attention.head_dim
         self.head_dim = group.attention.head_dim
+        self.num_heads = group.attention.num_heads
         self.seqlen = seqlen
         self.search_scale = search_scale
         # A MoE layer computes its experts one after the other; calibration knows no such model but Mixtral.
@@ -68,9 +88,10 @@ class _Replay:
         self.layer_bytes = [num_out * num_in * _HALF for num_out, num_in in sides]
 
     def observe(self, tokens: int, width: int) -> None:
-        """An observer: isnan as booleans, then the absolute values."""
-        self.cache.drop(self.cache.take(tokens * width))
-        self.cache.drop(self.cache.take(tokens * width * _HALF))
+        """An observer: isnan as booleans, which CUDA casts to int64 to count them, then the absolute values."""
+        cache, elements = self.cache, tokens * width
+        cache.drop(cache.take(elements), cache.take(elements * _INT64))
+        cache.drop(cache.take(elements * _HALF))
 
     def linear(self, tokens: int, num_in: int, num_out: int) -> int:
         """A linear: its input and its output are observed."""
@@ -104,7 +125,7 @@ class _Replay:
         return cache.take(size), with_cosine, with_sine
 
     def attention(self, tokens: int, normed: int) -> int:
-        """Self-attention; flash attention keeps no scores."""
+        """Self-attention. With a mask and fewer kv heads than heads, torch keeps the scores and their softmax."""
         cache = self.cache
         query = self.linear(tokens, self.hidden, self.query)
         key = self.linear(tokens, self.hidden, self.key)
@@ -112,7 +133,9 @@ class _Replay:
         turned_query, *rest = self.rotate(tokens, self.query)
         turned_key, *more = self.rotate(tokens, self.key)
         cache.drop(query, key, *rest, *more)
+        scores = [cache.take(tokens * self.seqlen * self.num_heads * _HALF) for _ in range(2)]
         mixed = cache.take(tokens * self.query * _HALF)
+        cache.drop(*scores)
         out = self.linear(tokens, self.query, self.hidden)
         cache.drop(normed, value, turned_query, turned_key, mixed)
         return out
@@ -169,8 +192,10 @@ class _Replay:
         cache.drop(reference, out)
 
 
-def calibration_peak_bytes(text: TextModel, *, samples: int, seqlen: int, batch_size: int, search_scale: bool) -> int:
-    """The most that PyTorch reserves while it calibrates, in bytes, without the CUDA context.
+def calibration_peak(
+    text: TextModel, *, samples: int, seqlen: int, batch_size: int, search_scale: bool
+) -> CalibrationPeak:
+    """What PyTorch takes at most while it calibrates, without the CUDA context.
 
     Args:
         text: the language model; in a VLM nothing else is moved to the GPU.
@@ -193,4 +218,4 @@ def calibration_peak_bytes(text: TextModel, *, samples: int, seqlen: int, batch_
             cache.drop(hidden)
         hidden = out
     replay.norm(tokens)
-    return cache.peak_bytes
+    return CalibrationPeak(cache.peak_bytes, cache.peak_allocated_bytes)

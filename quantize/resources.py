@@ -9,7 +9,7 @@ from typing import Final
 from planner.model.spec import DenseMlp, ModelSpec, TextModel
 from planner.model.tensors import TensorGroup, inventory, size_bytes
 from planner.units import GIB, MIB, ceil_div
-from quantize.calibration_memory import calibration_peak_bytes
+from quantize.calibration_memory import calibration_peak
 from quantize.events import Phase
 from quantize.expected import ExpectedCheckpoint
 from quantize.recipe import Recipe
@@ -18,15 +18,11 @@ from quantize.recipe import Recipe
 CUDA_CONTEXT_BYTES: Final = 617 * MIB
 # cuBLAS keeps a workspace for its handle on Hopper (32 MiB), and kernels are loaded as they are first used.
 _KERNELS_BYTES: Final = 300 * MIB
-# Python with torch and transformers: 0.51 GiB for a tiny model on a CPU. With the CUDA libraries: what Llama-3.1-8B
-# took on an H200 (34.8 GiB) above twice its weights.
-_HOST_BASE_BYTES: Final = {"cpu": GIB // 2, "cuda": round(4.9 * GIB)}
-# While weights are read they are there twice, as pages of the file and as tensors: drawn Qwen2.5 0.5B and 1.5B took
-# 2.21 and 6.12 GiB on a CPU.
-_HOST_WEIGHT_COPIES: Final = 2
-# What the driver showed above the replayed allocations, in bytes of all samples' hidden states, at batch size 1 on an
-# H200: 4.2 for Llama-3.1-8B and 4.6 for Qwen2.5-1.5B; 0.4 at batch size 8. In between it is taken to fall with it.
-_SMALL_BATCH_HIDDEN_STATES: Final = 4.5
+# Host memory is this much and so many times the 16-bit weights. While weights are read they are there twice, as pages
+# of the file and as tensors: a tiny model and drawn Qwen2.5 0.5B and 1.5B took 0.51, 2.21 and 6.12 GiB on a CPU. Layers
+# that have been to the GPU come back as copies: Qwen2.5-1.5B and Llama-3.1-8B took 6.95 and 34.8 GiB with an H200.
+_HOST_BASE_BYTES: Final = GIB // 2
+_HOST_WEIGHT_COPIES: Final = {"cpu": 2.0, "cuda": 2.3}
 _LOG_BYTES: Final = 16 * MIB
 # Free memory that is left alone when a batch size is chosen: predictions may be a tenth too low.
 _MARGIN: Final = 0.9
@@ -41,11 +37,13 @@ _SEARCH_FACTOR: Final = 30
 class _Speed:
     """How fast a device goes through the phases.
 
-    `batch_s` is what starting a batch in a layer costs. Packing loops over output columns in Python, weights and zero
-    points apart, so it costs by the column, and on a CPU by the weight.
+    `start_s` is imports, `text_s` reading and cutting the calibration text, `batch_s` what starting a batch in a layer
+    costs. Packing loops over output columns in Python, weights and zero points apart, so it costs by the column, and
+    on a CPU by the weight.
     """
 
     start_s: float
+    text_s: float
     flops_per_s: float
     batch_s: float
     smooth_weight_s: float
@@ -53,8 +51,8 @@ class _Speed:
     pack_weight_s: float
 
 
-_H200: Final = _Speed(12.0, 1.5e14, 0.0045, 2e-10, 8e-5, 0.0)
-_CPU: Final = _Speed(4.0, 5e10, 0.01, 5e-9, 2e-5, 2e-8)
+_H200: Final = _Speed(12.0, 10.0, 1.5e14, 0.0045, 2e-10, 8e-5, 0.0)
+_CPU: Final = _Speed(4.0, 1.0, 5e10, 0.01, 5e-9, 2e-5, 2e-8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ def predict(
         activations_bytes = _calibration_bytes(recipe, spec.text, batch_size) - _embedding_bytes(spec.text)
     return Needs(
         gpu_bytes=gpu_peak_bytes(recipe, spec, expected, batch_size) if recipe.device == "cuda" else 0,
-        host_bytes=_HOST_WEIGHT_COPIES * weights_bytes + _HOST_BASE_BYTES[recipe.device] + activations_bytes,
+        host_bytes=round(_HOST_WEIGHT_COPIES[recipe.device] * weights_bytes) + _HOST_BASE_BYTES + activations_bytes,
         disk_bytes=expected.file_bytes + _statistics_bytes(expected) + download_bytes + _LOG_BYTES,
         phase_seconds=_phase_seconds(recipe, spec, expected, batch_size, weights_bytes),
     )
@@ -103,11 +101,8 @@ def gpu_peak_bytes(recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint
     packing = _packing_bytes(expected)
     if recipe.calibration.data_free:
         return fixed + packing
-    text, calibration = spec.text, recipe.calibration
-    hidden_states_bytes = calibration.samples * calibration.seqlen * text.hidden_size * 2
-    small_batch_bytes = round(_SMALL_BATCH_HIDDEN_STATES * hidden_states_bytes / batch_size)
-    calibrating_bytes = _calibration_bytes(recipe, text, batch_size) + small_batch_bytes
-    return fixed + max(calibrating_bytes, _embedding_bytes(text) + packing)
+    calibrating = _calibration_bytes(recipe, spec.text, batch_size)
+    return fixed + max(calibrating, _embedding_bytes(spec.text) + packing)
 
 
 def auto_batch_size(
@@ -127,13 +122,13 @@ def auto_batch_size(
 
 
 def _calibration_bytes(recipe: Recipe, text: TextModel, batch_size: int) -> int:
-    return calibration_peak_bytes(
+    return calibration_peak(
         text,
         samples=recipe.calibration.samples,
         seqlen=recipe.calibration.seqlen,
         batch_size=batch_size,
         search_scale=recipe.search_scale,
-    )
+    ).reserved_bytes
 
 
 def _embedding_bytes(text: TextModel) -> int:
@@ -161,15 +156,15 @@ def _phase_seconds(
 ) -> dict[Phase, float]:
     """Rough times: good for a bar's proportions and an order of magnitude.
 
-    The GPU's numbers fit Llama-3.1-8B (194 s at batch size 1) and Qwen2.5-1.5B (102 s at 1, 88 s at 8) on an H200, the
-    CPU's drawn Qwen2.5 models on two cores.
+    The GPU's numbers fit Llama-3.1-8B (194 s at batch size 1) and Qwen2.5-1.5B (100, 88 and 78 s at 1, 8 and 128) on an
+    H200, the CPU's drawn Qwen2.5 models on two cores.
     """
     speed = _CPU if recipe.device == "cpu" else _H200
     tokens = 0 if recipe.calibration.data_free else recipe.calibration.samples * recipe.calibration.seqlen
     parameters = sum(group.num_elements for group in expected.quantized)
     active_parameters = sum(_active_elements(group, spec.text) for group in expected.quantized)
     batches = ceil_div(recipe.calibration.samples, batch_size) if tokens else 0
-    calibration = 2 * active_parameters * tokens / speed.flops_per_s
+    calibration = (speed.text_s if tokens else 0.0) + 2 * active_parameters * tokens / speed.flops_per_s
     calibration += batches * spec.text.num_layers * speed.batch_s
     if recipe.search_scale:
         calibration *= _SEARCH_FACTOR

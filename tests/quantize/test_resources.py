@@ -8,7 +8,7 @@ from planner.data import read_json
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16
 from planner.units import GIB
-from quantize.calibration_memory import calibration_peak_bytes
+from quantize.calibration_memory import calibration_peak
 from quantize.expected import expect
 from quantize.recipe import Recipe
 from quantize.resources import auto_batch_size, predict
@@ -26,17 +26,26 @@ def setting(name, **values):
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_size", "gib"), [("llama-3.1-8b", 1, 24.3), ("qwen2.5-1.5b", 1, 10.0), ("qwen2.5-1.5b", 8, 6.9)]
+    ("name", "batch_size", "gib"), [("llama-3.1-8b", 1, 24.3), ("qwen2.5-1.5b", 1, 9.42), ("qwen2.5-1.5b", 128, 51.80)]
 )
 def test_gpu_peak_on_an_h200(name, batch_size, gib):
-    """LMDeploy 0.18.0, 128 x 2048 tokens, NVML."""
+    """LMDeploy 0.18.0, 128 x 2048 tokens, NVML. Nothing was fitted to these."""
     assert prediction(name, batch_size).gpu_bytes == pytest.approx(gib * GIB, rel=0.10)
+
+
+@pytest.mark.parametrize(("batch_size", "gib"), [(1, 6.10), (128, 32.00)])
+def test_what_lmdeploy_prints_as_its_maximum(batch_size, gib):
+    """Qwen2.5-1.5B, 128 x 2048 tokens: `torch.cuda.max_memory_allocated` at the end."""
+    text = read_spec(read_json("models/qwen2.5-1.5b.json")["config"], "x").text
+    peak = calibration_peak(text, samples=128, seqlen=2048, batch_size=batch_size, search_scale=False)
+    assert peak.allocated_bytes == pytest.approx(gib * GIB, rel=0.02)
 
 
 @pytest.mark.parametrize(
     ("name", "gib", "values"),
     [
         ("llama-3.1-8b", 34.8, {}),
+        ("qwen2.5-1.5b", 6.95, {}),
         ("qwen2.5-0.5b", 2.21, {"device": "cpu", "calibration": {"samples": 2, "seqlen": 128}}),
         ("qwen2.5-1.5b", 6.12, {"device": "cpu", "calibration": {"samples": 2, "seqlen": 128}}),
     ],
@@ -46,24 +55,25 @@ def test_host_peak(name, gib, values):
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_size", "seconds"), [("llama-3.1-8b", 1, 194), ("qwen2.5-1.5b", 1, 102), ("qwen2.5-1.5b", 8, 88)]
+    ("name", "batch_size", "seconds"),
+    [("llama-3.1-8b", 1, 194), ("qwen2.5-1.5b", 1, 100), ("qwen2.5-1.5b", 8, 88), ("qwen2.5-1.5b", 128, 78)],
 )
 def test_time_on_an_h200(name, batch_size, seconds):
     assert prediction(name, batch_size).seconds == pytest.approx(seconds, rel=0.20)
 
 
-def test_what_pytorch_reserves_for_70b():
-    """About 30 GiB at the defaults, as LMDeploy itself says after the last layer."""
+def test_what_lmdeploy_prints_for_70b():
+    """About 30 GiB at the defaults, after the last layer."""
     text = read_spec(read_json("models/llama-3.1-70b.json")["config"], "x").text
-    peak = calibration_peak_bytes(text, samples=128, seqlen=2048, batch_size=1, search_scale=False)
-    assert peak == pytest.approx(30 * GIB, rel=0.05)
+    peak = calibration_peak(text, samples=128, seqlen=2048, batch_size=1, search_scale=False)
+    assert peak.allocated_bytes == pytest.approx(30 * GIB, rel=0.10)
 
 
 def test_memory_follows_samples_times_seqlen():
     text = read_spec(read_json("models/llama-3.1-8b.json")["config"], "x").text
 
     def peak(samples, seqlen):
-        return calibration_peak_bytes(text, samples=samples, seqlen=seqlen, batch_size=1, search_scale=False)
+        return calibration_peak(text, samples=samples, seqlen=seqlen, batch_size=1, search_scale=False).reserved_bytes
 
     assert peak(256, 1024) == pytest.approx(peak(128, 2048), rel=0.03)
     assert peak(64, 2048) < 0.6 * peak(128, 2048)
@@ -72,9 +82,9 @@ def test_memory_follows_samples_times_seqlen():
 def test_auto_takes_the_largest_batch_that_fits():
     job = setting("qwen2.5-1.5b")
     plenty = 10**12
-    sizes = [auto_batch_size(*job, gib * GIB, plenty) for gib in (6, 8, 10, 12, 40)]
+    sizes = [auto_batch_size(*job, gib * GIB, plenty) for gib in (6, 12, 20, 40, 80)]
     assert sizes == sorted(sizes) and sizes[0] == 1 and sizes[-1] == 128
-    for gib, size in zip((8, 10, 12, 40), sizes[1:], strict=True):
+    for gib, size in zip((12, 20, 40, 80), sizes[1:], strict=True):
         assert size == 1 or predict(*job, batch_size=size, download_bytes=0).gpu_bytes <= 0.9 * gib * GIB
     # No GPU to look at, little host memory, fewer samples than the largest batch, or nothing to calibrate.
     assert auto_batch_size(*job, None, plenty) == 1
