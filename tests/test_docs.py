@@ -16,6 +16,9 @@ import pytest
 
 from planner import accuracy, errors, estimate
 from planner.cli import COMMANDS, run
+from planner.ledger import shipped_files
+from planner.throughput import speed_of
+from planner.throughput_fit import read_samples, usable
 from planner.units import GIB
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +72,24 @@ def _seed_rows() -> str:
     return "\n".join(lines)
 
 
+def _speeds() -> str:
+    lines = ["| model, batch | measured tokens/s | estimated | band | off by |", "|---|---:|---:|---:|---:|"]
+    for path in shipped_files():
+        for sample in read_samples(path):
+            engine, tp = sample.deployment.settings.engine, sample.work.tp
+            if sample.phase != "decode" or engine != "turbomind" or tp > 1 or not usable(sample):
+                continue
+            speed = speed_of(sample.deployment, sample.work, sample.batch, sample.context_tokens)
+            if speed is None or "layers" in sample.name:
+                continue
+            band = speed.decode_tokens_per_s
+            ends, off = f"{band.low:,.0f} to {band.high:,.0f}", band.value / sample.tokens_per_s - 1
+            lines.append(f"| {sample.name} | {sample.tokens_per_s:,.0f} | {band.value:,.0f} | {ends} | {off:+.0%} |")
+    return "\n".join(lines)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
+    "speeds": _speeds,
     "commands": _commands,
     "exit-codes": _exit_codes,
     "seed-rows": _seed_rows,
