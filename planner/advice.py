@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.api import DEFAULT_CONTEXT_TOKENS, find_free_bytes
-from planner.artefacts import Artefact, artefacts
+from planner.artefacts import Artefact, Deployed, artefacts, needs_published
 from planner.candidates import TP, Load, Offer
 from planner.decision import Decider, Decision, Weighed
 from planner.engine import versions
@@ -50,7 +50,10 @@ class Advice:
     def notes(self) -> tuple[str, ...]:
         """What was noticed on the way."""
         chosen = self.decision.chosen
-        return (*self.source.notes, *(chosen.trial.settings.notes if chosen else ()))
+        if chosen is None:
+            return self.source.notes
+        missing = needs_published(Deployed(chosen.memory, self.model_argument, self.load))
+        return (*self.source.notes, *chosen.trial.settings.notes, *((missing,) if missing else ()))
 
     def artefacts(self) -> tuple[Artefact, ...]:
         """Everything that starts the chosen plan; empty without one."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from planner.engine.settings import Settings
 from planner.gpu import Gpu
 from planner.memory.terms import KvCache
 from planner.model.spec import ModelSpec
-from planner.throughput import Speed
+
+if TYPE_CHECKING:
+    from planner.throughput import Speed
 
 QUALITY_ORDER: Final[tuple[tuple[str, int], ...]] = (
     ("as-is", 0),

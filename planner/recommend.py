@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from planner.candidates import QUALITY_ORDER, Knobs, Load, Offer, Option
 from planner.engine.base import Deployment
 from planner.engine.settings import Wishes, decide
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
+from planner.search import Search
 from planner.units import format_gib
 
-_QUALITY_ORDER = (("as-is", 0), ("as-is", 8), ("w4a16", 0), ("w4a16", 8), ("as-is", 4), ("w4a16", 4))
-"""Least loss first. 8-bit KV costs next to nothing, 4-bit weights a little, 4-bit KV more (LMDeploy's docs,
-`quantization/kv_quant.md` and `w4a16.md`, with their evaluation tables)."""
 _TP = (2, 4, 8)
-_MAX_RATIO = 0.95
-_MIN_RATIO = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +54,14 @@ def recommend(current: MemoryEstimate, wishes: Wishes, context_tokens: int) -> R
     )
 
 
-def safe_ratio(plan: MemoryEstimate) -> float:
-    """The largest cache_max_entry_count, to 0.01, that leaves room for all that may be held besides the KV cache."""
-    room = (
-        plan.deployment.free_bytes
-        - (plan.high_bytes - _kv_high(plan))
-        - (plan.transient.high_bytes if plan.transient else 0)
-    )
-    if plan.free_at_kv_bytes <= 0:
-        return _MIN_RATIO
-    return min(max(math.floor(100 * room / plan.free_at_kv_bytes) / 100, _MIN_RATIO), _MAX_RATIO)
-
-
-def _kv_high(plan: MemoryEstimate) -> int:
-    return next(term.high_bytes for term in plan.terms if term.name == "kv_cache")
-
-
 def _good(plan: MemoryEstimate, context_tokens: int) -> bool:
     return plan.fits and not plan.short_of_growth and plan.max_sequences(context_tokens) >= 1
 
 
 def _candidates(wishes: Wishes) -> Iterator[Wishes]:
-    order = _QUALITY_ORDER if wishes.weights == "as-is" else [q for q in _QUALITY_ORDER if q[0] == wishes.weights]
+    # fp8 is a checkpoint to be found, not made: it is planned where it is asked for, and by `lmplan recommend`.
+    allowed = ("as-is", "w4a16") if wishes.weights == "as-is" else (wishes.weights,)
+    order = [entry for entry in QUALITY_ORDER if entry[0] in allowed]
     for tp in (wishes.tp, *(tp for tp in _TP if tp > wishes.tp)):
         for weights, quant_policy in order:
             if 0 < wishes.quant_policy < (quant_policy or 16):
@@ -93,11 +75,20 @@ def _plan(deployment: Deployment, wishes: Wishes) -> MemoryEstimate | None:
         settings = decide(deployment.spec, deployment.gpu, deployment.settings.lmdeploy, wishes)
         plan = estimate_memory(replace(deployment, settings=settings))
         if wishes.cache_max_entry_count is None and not _ratio_holds(plan):
-            settings = replace(settings, cache_max_entry_count=safe_ratio(plan))
+            settings = replace(settings, cache_max_entry_count=_safe_ratio(deployment, wishes))
             plan = estimate_memory(replace(deployment, settings=settings))
         return plan
     except LmplanError:
         return None
+
+
+def _safe_ratio(deployment: Deployment, wishes: Wishes) -> float:
+    """The largest ratio, to 0.01, that leaves room for all that may be held besides the KV cache."""
+    offer = Offer(deployment.gpu, deployment.free_bytes, wishes.tp)
+    search = Search(deployment.spec, offer, deployment.settings.lmdeploy, wishes.engine, wishes.dtype, ())
+    knobs = Knobs(wishes.session_len, wishes.max_batch_size, wishes.max_prefill_token_num)
+    option = Option(wishes.tp, wishes.weights, wishes.quant_policy)
+    return search.weigh(option, knobs, Load(context_tokens=1, num_users=1)).settings.cache_max_entry_count
 
 
 def _ratio_holds(plan: MemoryEstimate) -> bool:

@@ -4,3 +4,5 @@ from __future__ import annotations
 
 from planner.artefacts.bundle import Artefact as Artefact
 from planner.artefacts.bundle import artefacts as artefacts
+from planner.artefacts.deployed import Deployed as Deployed
+from planner.artefacts.quantize import needs_published as needs_published

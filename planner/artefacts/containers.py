@@ -24,7 +24,7 @@ _START_SECONDS = 300
 
 def image(deployed: Deployed) -> str:
     """The published container image of the plan's version."""
-    data = read_toml("images.toml")
+    data = read_toml("artefacts.toml")["images"]
     lmdeploy = deployed.settings.lmdeploy
     tag = band(data["tags"], lmdeploy.rules)["tag"].format(version=lmdeploy.version)
     return f"{data['image']}:{tag}"
@@ -134,7 +134,7 @@ def _mount(deployed: Deployed) -> str:
 
 
 def _live_path(deployed: Deployed) -> str:
-    versions = read_toml("images.toml")["health"]["versions"]
+    versions = read_toml("artefacts.toml")["health"]["versions"]
     return "/health" if holds(versions, deployed.settings.lmdeploy.rules) else "/v1/models"
 
 

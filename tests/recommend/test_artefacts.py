@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,16 @@ import pytest
 import yaml
 from packaging.version import Version
 
+import quantize
 from planner.advice import Advice, advise
 from planner.data import read_toml
 from planner.engine.versions import has_option
 from quantize.recipe_file import load_recipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 VERSIONS = ("0.4.0", "0.5.0", "0.5.3", "0.6.0", "0.7.0", "0.9.2", "0.10.2", "0.12.3", "0.13.0", "0.16.0", "0.18.0")
 CASES = [
@@ -163,3 +170,25 @@ def test_fp8_serves_the_published_checkpoint_where_there_is_one() -> None:
     words = shlex.split(texts["api_server"])
     assert words[3] == "Qwen/Qwen3-8B-FP8"
     assert words[words.index("--model-format") + 1] == "fp8"
+
+
+def test_what_auto_awq_takes_is_what_quantize_knows() -> None:
+    with (Path(quantize.__file__).parent / "data" / "lite.toml").open("rb") as file:
+        newest = tomllib.load(file)["architectures"][-1]
+    ours = read_toml("artefacts.toml")["auto_awq"]
+    assert {key: set(ours[key]) for key in ours} == {key: set(newest[key]) for key in ours}
+
+
+def test_what_lmdeploy_cannot_make_is_said() -> None:
+    mixture, texts = _texts("qwen3-30b-a3b", "a10", {"num_gpus": 1, "context": 4096}, "0.18.0")
+    assert mixture.decision.chosen is not None
+    assert yaml.safe_load(texts["quantize"])["calibration"] == {"data_free": True}
+    older, texts = _texts("qwen2-57b-a14b", "rtx-4090", {"num_gpus": 2, "context": 2048}, "0.18.0")
+    assert older.decision.chosen is not None
+    if older.decision.chosen.trial.option.weights == "w4a16":
+        assert "quantize" not in texts
+        assert any("needs a published AWQ checkpoint" in note for note in older.notes)
+    eight, _ = _texts("qwen3-14b", "l4", {"concurrency": 4, "context": 8192}, "0.18.0")
+    assert eight.decision.chosen is not None
+    assert eight.decision.chosen.trial.option.weights == "fp8"
+    assert any("needs a published one in blocks of 128" in note for note in eight.notes)
