@@ -68,7 +68,7 @@ class _Cache(TorchCache):
 class _Replay:
     """The allocations of one model's calibration. Sizes are for 16-bit weights and activations."""
 
-    def __init__(self, text: TextModel, group: LayerGroup, seqlen: int, search_scale: bool) -> None:
+    def __init__(self, text: TextModel, group: LayerGroup, seqlen: int, search_scale: bool, on_gpu: bool) -> None:
         assert isinstance(group.attention, GroupedQueryAttention)
         self.cache = _Cache()
         self.hidden = text.hidden_size
@@ -78,6 +78,7 @@ class _Replay:
         self.num_heads = group.attention.num_heads
         self.seqlen = seqlen
         self.search_scale = search_scale
+        self.count_bytes = _INT64 if on_gpu else 0
         # A MoE layer computes its experts one after the other; calibration knows no such model but Mixtral.
         self.is_dense = isinstance(group.mlp, DenseMlp)
         mlp = group.mlp
@@ -90,7 +91,7 @@ class _Replay:
     def observe(self, tokens: int, width: int) -> None:
         """An observer: isnan as booleans, which CUDA casts to int64 to count them, then the absolute values."""
         cache, elements = self.cache, tokens * width
-        cache.drop(cache.take(elements), cache.take(elements * _INT64))
+        cache.drop(cache.take(elements), cache.take(elements * self.count_bytes))
         cache.drop(cache.take(elements * _HALF))
 
     def linear(self, tokens: int, num_in: int, num_out: int) -> int:
@@ -193,7 +194,7 @@ class _Replay:
 
 
 def calibration_peak(
-    text: TextModel, *, samples: int, seqlen: int, batch_size: int, search_scale: bool
+    text: TextModel, *, samples: int, seqlen: int, batch_size: int, search_scale: bool, on_gpu: bool = True
 ) -> CalibrationPeak:
     """What PyTorch takes at most while it calibrates, without the CUDA context.
 
@@ -202,8 +203,9 @@ def calibration_peak(
         samples, seqlen: so many sequences of `seqlen` tokens go through in one forward.
         batch_size: sequences that a layer takes at once.
         search_scale: whether scales are searched.
+        on_gpu: a CPU counts NaN without casting first.
     """
-    replay = _Replay(text, text.layer_groups[0], seqlen, search_scale)
+    replay = _Replay(text, text.layer_groups[0], seqlen, search_scale, on_gpu)
     cache = replay.cache
     tokens = samples * seqlen
     all_bytes = tokens * text.hidden_size * _HALF

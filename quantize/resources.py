@@ -52,7 +52,7 @@ class _Speed:
 
 
 _H200: Final = _Speed(12.0, 10.0, 1.5e14, 0.0045, 2e-10, 8e-5, 0.0)
-_CPU: Final = _Speed(4.0, 1.0, 5e10, 0.01, 5e-9, 2e-5, 2e-8)
+_CPU: Final = _Speed(4.0, 1.0, 1e11, 0.01, 5e-9, 2e-5, 2e-8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,20 @@ def predict(
         download_bytes: weights that have to be fetched or drawn first.
     """
     weights_bytes = size_bytes(inventory(spec))
-    activations_bytes = 0
-    if recipe.device == "cpu" and not recipe.calibration.data_free:
-        # The embedding is among the weights already.
-        activations_bytes = _calibration_bytes(recipe, spec.text, batch_size) - _embedding_bytes(spec.text)
     return Needs(
         gpu_bytes=gpu_peak_bytes(recipe, spec, expected, batch_size) if recipe.device == "cuda" else 0,
-        host_bytes=round(_HOST_WEIGHT_COPIES[recipe.device] * weights_bytes) + _HOST_BASE_BYTES + activations_bytes,
+        host_bytes=_HOST_BASE_BYTES + _host_peak_bytes(recipe, spec.text, batch_size, weights_bytes),
         disk_bytes=expected.file_bytes + _statistics_bytes(expected) + download_bytes + _LOG_BYTES,
         phase_seconds=_phase_seconds(recipe, spec, expected, batch_size, weights_bytes),
     )
+
+
+def _host_peak_bytes(recipe: Recipe, text: TextModel, batch_size: int, weights_bytes: int) -> int:
+    """The peak above the base: while loading, or on a CPU while calibrating, when the file's pages are gone."""
+    loading = round(_HOST_WEIGHT_COPIES[recipe.device] * weights_bytes)
+    if recipe.device == "cuda" or recipe.calibration.data_free:
+        return loading
+    return max(loading, weights_bytes + _calibration_bytes(recipe, text, batch_size))
 
 
 def gpu_peak_bytes(recipe: Recipe, spec: ModelSpec, expected: ExpectedCheckpoint, batch_size: int) -> int:
@@ -128,6 +132,7 @@ def _calibration_bytes(recipe: Recipe, text: TextModel, batch_size: int) -> int:
         seqlen=recipe.calibration.seqlen,
         batch_size=batch_size,
         search_scale=recipe.search_scale,
+        on_gpu=recipe.device == "cuda",
     ).reserved_bytes
 
 

@@ -47,6 +47,7 @@ def test_what_lmdeploy_prints_as_its_maximum(batch_size, gib):
         ("llama-3.1-8b", 34.8, {}),
         ("qwen2.5-1.5b", 6.95, {}),
         ("qwen2.5-0.5b", 2.21, {"device": "cpu", "calibration": {"samples": 2, "seqlen": 128}}),
+        ("qwen2.5-0.5b", 2.21, {"device": "cpu", "calibration": {"samples": 16, "seqlen": 1024}}),
         ("qwen2.5-1.5b", 6.12, {"device": "cpu", "calibration": {"samples": 2, "seqlen": 128}}),
     ],
 )
