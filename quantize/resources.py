@@ -43,16 +43,18 @@ class _Speed:
     """
 
     start_s: float
+    load_gib_s: float
     text_s: float
     flops_per_s: float
     batch_s: float
     smooth_weight_s: float
     pack_column_s: float
     pack_weight_s: float
+    save_s: float
 
 
-_H200: Final = _Speed(12.0, 10.0, 1.5e14, 0.0045, 2e-10, 8e-5, 0.0)
-_CPU: Final = _Speed(4.0, 1.0, 1e11, 0.01, 5e-9, 2e-5, 2e-8)
+_H200: Final = _Speed(12.5, 0.5, 10.0, 1.5e14, 0.0045, 1.6e-9, 6.3e-5, 0.0, 2.0)
+_CPU: Final = _Speed(4.0, 1.0, 1.0, 1e11, 0.01, 5e-9, 2e-5, 2e-8, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,8 @@ def _phase_seconds(
 ) -> dict[Phase, float]:
     """Rough times: good for a bar's proportions and an order of magnitude.
 
-    The GPU's numbers fit Llama-3.1-8B (194 s at batch size 1) and Qwen2.5-1.5B (100, 88 and 78 s at 1, 8 and 128) on an
-    H200, the CPU's drawn Qwen2.5 models on two cores.
+    The GPU's numbers fit Llama-3.1-8B (162 s at batch size 1, 152 s at 8, from a warm file cache) and Qwen2.5-1.5B
+    (100, 88 and 78 s at 1, 8 and 128) on an H200, the CPU's drawn Qwen2.5 models on two cores.
     """
     speed = _CPU if recipe.device == "cpu" else _H200
     tokens = 0 if recipe.calibration.data_free else recipe.calibration.samples * recipe.calibration.seqlen
@@ -176,11 +178,11 @@ def _phase_seconds(
     columns = sum(group.shape[0] * group.count for group in expected.quantized)
     gib = weights_bytes / GIB
     return {
-        Phase.LOADING: speed.start_s + gib,
+        Phase.LOADING: speed.start_s + speed.load_gib_s * gib,
         Phase.CALIBRATION: calibration,
         Phase.SMOOTHING: parameters * speed.smooth_weight_s,
         Phase.PACKING: columns * speed.pack_column_s + parameters * speed.pack_weight_s,
-        Phase.SAVING: 0.5 + expected.file_bytes / GIB,
+        Phase.SAVING: speed.save_s + 1.1 * expected.file_bytes / GIB,
     }
 
 

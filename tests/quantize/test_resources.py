@@ -26,19 +26,23 @@ def setting(name, **values):
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_size", "gib"), [("llama-3.1-8b", 1, 24.3), ("qwen2.5-1.5b", 1, 9.42), ("qwen2.5-1.5b", 128, 51.80)]
+    ("name", "batch_size", "gib"),
+    [("llama-3.1-8b", 1, 23.71), ("llama-3.1-8b", 8, 23.71), ("qwen2.5-1.5b", 1, 9.42), ("qwen2.5-1.5b", 128, 51.80)],
 )
 def test_gpu_peak_on_an_h200(name, batch_size, gib):
     """LMDeploy 0.18.0, 128 x 2048 tokens, NVML. Nothing was fitted to these."""
-    assert prediction(name, batch_size).gpu_bytes == pytest.approx(gib * GIB, rel=0.10)
+    assert prediction(name, batch_size).gpu_bytes == pytest.approx(gib * GIB, rel=0.03)
 
 
-@pytest.mark.parametrize(("batch_size", "gib"), [(1, 6.10), (128, 32.00)])
-def test_what_lmdeploy_prints_as_its_maximum(batch_size, gib):
-    """Qwen2.5-1.5B, 128 x 2048 tokens: `torch.cuda.max_memory_allocated` at the end."""
-    text = read_spec(read_json("models/qwen2.5-1.5b.json")["config"], "x").text
+@pytest.mark.parametrize(
+    ("name", "batch_size", "gib"),
+    [("llama-3.1-8b", 1, 16.01), ("llama-3.1-8b", 8, 16.01), ("qwen2.5-1.5b", 1, 6.10), ("qwen2.5-1.5b", 128, 32.00)],
+)
+def test_what_lmdeploy_prints_as_its_maximum(name, batch_size, gib):
+    """128 x 2048 tokens: `torch.cuda.max_memory_allocated` at the end."""
+    text = read_spec(read_json(f"models/{name}.json")["config"], name).text
     peak = calibration_peak(text, samples=128, seqlen=2048, batch_size=batch_size, search_scale=False)
-    assert peak.allocated_bytes == pytest.approx(gib * GIB, rel=0.02)
+    assert peak.allocated_bytes == pytest.approx(gib * GIB, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,13 @@ def test_host_peak(name, gib, values):
 
 @pytest.mark.parametrize(
     ("name", "batch_size", "seconds"),
-    [("llama-3.1-8b", 1, 194), ("qwen2.5-1.5b", 1, 100), ("qwen2.5-1.5b", 8, 88), ("qwen2.5-1.5b", 128, 78)],
+    [
+        ("llama-3.1-8b", 1, 162),
+        ("llama-3.1-8b", 8, 152),
+        ("qwen2.5-1.5b", 1, 100),
+        ("qwen2.5-1.5b", 8, 88),
+        ("qwen2.5-1.5b", 128, 78),
+    ],
 )
 def test_time_on_an_h200(name, batch_size, seconds):
     assert prediction(name, batch_size).seconds == pytest.approx(seconds, rel=0.20)
