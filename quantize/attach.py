@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
+import http.client
 import json
 import re
-import urllib.error
 import urllib.request
 from typing import Any
 
 from planner.errors import EnvironmentProblem, UsageError
 from quantize.gpu_memory import Nvml
-from quantize.measurement import Measurement, Phase
+from quantize.machine import process_tree
+from quantize.measurement import Measurement, Phase, today
 
 _TIMEOUT_S = 10.0
+_MOST_BYTES = 1 << 22
 _USAGE = re.compile(r"^lmdeploy:gpu_cache_usage_perc(?:\{[^}]*\})? ([0-9.eE+-]+)", re.M)
 
 
@@ -30,7 +31,8 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
     model = _models(base)
     nvml = Nvml()
     facts = nvml.facts(device)
-    used = nvml.process_bytes(device, {pid}) if pid is not None else None
+    # Workers of a tensor-parallel server are children of the process that listens.
+    used = nvml.process_bytes(device, set(process_tree(pid))) if pid is not None else None
     if pid is not None and used is None:
         raise EnvironmentProblem(
             f"the driver does not say what process {pid} holds on GPU {device}",
@@ -64,7 +66,7 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
         engine_log=log,
         load_peak_bytes=size,
         peak_bytes=size,
-        date=datetime.date.today().isoformat(),
+        date=today(),
         note=note,
     )
 
@@ -72,10 +74,10 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
 def _get(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            body: bytes = answer.read(1 << 22)
+            body: bytes = answer.read(_MOST_BYTES)
             return body.decode("utf-8", "replace")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
         raise EnvironmentProblem(
             f"{url} does not answer: {reason}", "Is the server up, and is this its address?"
         ) from None
@@ -83,7 +85,8 @@ def _get(url: str) -> str:
 
 def _models(base: str) -> str:
     try:
-        return str(json.loads(_get(f"{base}/v1/models"))["data"][0]["id"])
+        name = json.loads(_get(f"{base}/v1/models"))["data"][0]["id"]
+        return str(name)[:200]
     except (ValueError, KeyError, IndexError, TypeError):
         raise EnvironmentProblem(f"{base}/v1/models names no model; is this an LMDeploy server?") from None
 

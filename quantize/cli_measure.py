@@ -5,28 +5,60 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from planner.api import Plan
-from planner.errors import CheckFailedError, UsageError
+from planner.engine.settings import Wishes
+from planner.errors import CheckFailedError, ChildFailedError, UsageError
+from planner.footprint import SERVES
 from planner.options import deployment_options
 from planner.report import jsonform
 from planner.units import format_bytes, format_gib, parse_bytes
 from quantize import compare_report
 from quantize.compare import compare
+from quantize.local_gpu import local_gpu
 from quantize.measurement import Measurement, read, write
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_MOST_PIXELS = 16384
 
 
 def _size(value: str | None) -> int | None:
     if value is None:
         return None
     try:
-        return parse_bytes(value)
+        size = parse_bytes(value)
     except ValueError as error:
         raise UsageError(f"--limit: {error}") from None
+    if size <= 0:
+        raise UsageError(f"--limit is {value}; expected such as 24GiB")
+    return size
+
+
+def _schema_option(name: str, what: str) -> Callable[[Command], Command]:
+    """``--schema``: print a schema that is shipped, and nothing else."""
+
+    def show(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            click.echo((Path(__file__).parent / "data" / name).read_text(encoding="utf-8"), nl=False)
+            ctx.exit()
+
+    return click.option(
+        "--schema",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help=f"Print the JSON Schema {what}.",
+    )
+
+
+def _tell(text: str) -> None:
+    click.echo(f"  {text}", err=True)
 
 
 @click.command("measure")
@@ -55,6 +87,7 @@ def _size(value: str | None) -> int | None:
 )
 @click.option("--url", help="Attach to a server that runs already, such as http://localhost:23333.")
 @click.option("--pid", type=int, help="The server's process, for --url.")
+@_schema_option("measurement-1.schema.json", "of measurement files and exit")
 def measure_command(
     model: str | None,
     plan_file: Path | None,
@@ -73,57 +106,103 @@ def measure_command(
 ) -> int:
     """Start LMDeploy as planned, read what the GPU holds, and compare it with the estimate.
 
-    The measurement is written to --out, also when the engine dies or hangs. Exits with 6 when it could not be finished.
+    The measurement is written to --out, also when the engine dies or hangs. Exits with 6 when it could not be finished,
+    unless it died as planned, and with 5 when this machine cannot measure.
 
     \b
     lmplan measure --model qwen2.5-1.5b --dry-weights --limit 24GiB
     lmplan measure --plan plan.json --out measured.json
+    lmplan measure --url http://localhost:23333 --model internlm2_5-7b
     """
-    if url is not None:
-        from quantize.attach import attach
-
-        measurement = attach(url, pid, device)
-        write(measurement, out)
-        click.echo(f"{measurement.note}\nwritten to {out}")
-        return 0
+    _check_usage(out, time_limit_s, image_pixels, url, pid)
     given = {**wishes, "quant_policy": int(quant_policy)}
     if plan_file is not None:
         model, given = _from_plan(plan_file, model)
+    if url is not None:
+        return _attach(url, pid, device, model, given, out)
     if model is None:
         raise UsageError("nothing to measure", "Give --model or --plan, or --url for a server that runs")
-    from quantize.measuring import measure_plan, plan_here
+    from quantize.measure import InterruptedMeasurement
+    from quantize.measuring import check_version, lmdeploy_version, measure_plan, plan_here
 
-    plan = plan_here(model, given, device, _size(limit))
+    limit_bytes = _size(limit)
+    # What keeps this machine from measuring is said before anything is started, the GPU first.
+    local_gpu(device)
+    installed = lmdeploy_version(python)
+    if given.get("lmdeploy") is None:
+        given["lmdeploy"] = installed
+    plan = plan_here(model, given, device, limit_bytes)
+    check_version(plan, installed)
     click.echo(f"estimated: {plan.memory.verdict}, {format_gib(plan.total_bytes)}", err=True)
-    with tempfile.TemporaryDirectory(prefix="lmplan-weights-") as scratch:
-        measurement = measure_plan(
-            plan,
-            Path(scratch) if dry_weights else None,
-            limit_bytes=_size(limit),
-            device=device,
-            image_pixels=image_pixels,
-            load_only=load_only,
-            time_limit_s=time_limit_s,
-            python=python,
-            tell=lambda text: click.echo(f"  {text}", err=True),
-        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="lmplan-weights-") as scratch:
+            measurement = measure_plan(
+                plan,
+                Path(scratch) if dry_weights else None,
+                limit_bytes=limit_bytes,
+                device=device,
+                image_pixels=image_pixels,
+                load_only=load_only,
+                time_limit_s=time_limit_s,
+                python=python,
+                tell=_tell,
+            )
+    except InterruptedMeasurement as error:
+        write(error.measurement, out)
+        error.hint = f"What was seen is in {out}, marked as not complete"
+        raise
     write(measurement, out)
     return _show(plan, measurement, out)
 
 
+def _check_usage(out: Path, time_limit_s: float, image_pixels: int, url: str | None, pid: int | None) -> None:
+    if not time_limit_s > 0:
+        raise UsageError(f"--time-limit is {time_limit_s:g}; expected seconds")
+    if not 0 <= image_pixels <= _MOST_PIXELS:
+        raise UsageError(f"--image is {image_pixels}; expected pixels a side, at most {_MOST_PIXELS}")
+    if pid is not None and url is None:
+        raise UsageError("--pid goes with --url")
+    # A run takes minutes: that its result cannot be kept is said before.
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'there is no such folder'}")
+
+
+def _attach(url: str, pid: int | None, device: int, model: str | None, given: dict[str, Any], out: Path) -> int:
+    from quantize.attach import attach
+    from quantize.measuring import plan_here
+
+    measurement = attach(url, pid, device)
+    plan = None
+    if model is not None:
+        plan = plan_here(model, given, device, None, measurement.free_before_bytes)
+        measurement.model["served_as"] = measurement.model["name"]
+        measurement.model["name"] = plan.memory.deployment.spec.name
+    write(measurement, out)
+    click.echo(measurement.note)
+    if plan is not None:
+        click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
+    click.echo(f"written to {out}")
+    return 0
+
+
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
     value = _read_estimate(path)
-    settings = {key: value["settings"][key] for key in value["settings"] if key != "dtype"}
-    return model or value["model"]["name"], settings
+    try:
+        settings = {key: setting for key, setting in value["settings"].items() if key in Wishes.__dataclass_fields__}
+        return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{path}: model or settings are missing", "`lmplan estimate --format json` writes it"
+        ) from None
 
 
 def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
     if not measurement.complete:
-        click.echo(f"the run did not finish: {measurement.error}", err=True)
+        click.echo(f"lmplan: the run did not finish: {measurement.error}", err=True)
     click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
     click.echo(f"written to {out}")
-    died_as_planned = not measurement.complete and measurement.outcome == plan.verdict
-    return 0 if measurement.complete or died_as_planned else 6
+    died_as_planned = measurement.outcome == plan.verdict != SERVES
+    return 0 if measurement.complete or died_as_planned else ChildFailedError.exit_code
 
 
 @click.command("compare")
@@ -131,10 +210,12 @@ def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
 @click.argument("measurement_file", metavar="MEASUREMENT", type=click.Path(path_type=Path))
 @click.option("--tolerance", type=float, help="Relative difference allowed, such as 0.01.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_schema_option("comparison-1.schema.json", "of --format json and exit")
 def compare_command(estimate_file: Path, measurement_file: Path, tolerance: float | None, form: str) -> int:
     """Put an ESTIMATE (from `lmplan estimate --format json`) beside a MEASUREMENT.
 
-    Exits with 7 outside the tolerance, which is 1% for TurboMind, 3% for its 4-bit weights and the PyTorch engine.
+    Exits with 7 outside the tolerance: 1% for TurboMind, 1.5% with tensor parallelism, 3% for 4-bit weights and for the
+    PyTorch engine, unless --tolerance says otherwise. What lies in the estimate's own band passes.
     """
     if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance:g}; expected a share such as 0.01")
@@ -160,13 +241,13 @@ def _read_estimate(path: Path) -> dict[str, Any]:
 @click.option("--reset", is_flag=True, help="Forget what was measured on this host.")
 @click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine.")
 @click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), default="turbomind", show_default=True)
-@click.option("--lmdeploy", metavar="VERSION", help="The version that is installed.  [default: the newest known]")
+@click.option("--tp", type=int, default=1, show_default=True, help="Also what NCCL holds among so many GPUs.")
 @click.option("--python", default=sys.executable, help="The Python that LMDeploy is installed in.  [default: this one]")
-def calibrate_command(reset: bool, device: int, engine: str, lmdeploy: str | None, python: str) -> None:
+def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: str) -> None:
     """Measure what only this host can tell, and use it in later estimates.
 
-    Starts LMDeploy on small empty models and stores the CUDA context and the engine's kernel code, by GPU, driver and
-    LMDeploy version, in the user's configuration folder.
+    Starts LMDeploy on small empty models and stores the CUDA context, the engine's kernel code and NCCL's buffers, by
+    GPU, driver and LMDeploy version, in the user's configuration folder. Estimates that use them say so.
     """
     from planner.engine import calibration
 
@@ -175,10 +256,18 @@ def calibrate_command(reset: bool, device: int, engine: str, lmdeploy: str | Non
         click.echo("forgotten" if removed else "there was nothing to forget")
         return
     from quantize.calibrate import calibrate
+    from quantize.measuring import lmdeploy_version
 
-    entry = calibrate(device, engine, lmdeploy, python, lambda text: click.echo(f"  {text}", err=True))
+    if tp < 1:
+        raise UsageError(f"--tp is {tp}; expected the number of GPUs")
+    local_gpu(device)
+    entry = calibrate(device, engine, lmdeploy_version(python), python, _tell, tp)
+    parts = [
+        f"context {format_bytes(entry['cuda_context_bytes'])}",
+        f"kernel code {format_bytes(entry['kernel_code_bytes'])}",
+        *(f"NCCL {format_bytes(e['size_bytes'] + e['late_bytes'])}" for e in entry.get("communicator", [])),
+    ]
     click.echo(
-        f"{entry['product']}, driver {entry['driver']}, LMDeploy {entry['lmdeploy']}: "
-        f"context {format_bytes(entry['cuda_context_bytes'])}, kernel code {format_bytes(entry['kernel_code_bytes'])} "
+        f"{entry['product']}, driver {entry['driver']}, LMDeploy {entry['lmdeploy']}: {', '.join(parts)} "
         f"({entry['runs']} runs)\nwritten to {calibration.path()}"
     )

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from planner.errors import UsageError
+from planner.units import MIB, format_gib
 from quantize.measurement import Measurement
 
 ESTIMATE_SCHEMA: Final = "lmplan.estimate/1"
 _SAME: Final = (
     "engine",
     "lmdeploy",
+    "weights",
+    "dtype",
     "quant_policy",
     "cache_max_entry_count",
     "tp",
@@ -19,9 +22,12 @@ _SAME: Final = (
     "max_batch_size",
     "max_prefill_token_num",
 )
-DEFAULT_TOLERANCE: Final = {"turbomind": 0.01, "turbomind 4-bit": 0.03, "pytorch": 0.03}
+DEFAULT_TOLERANCE: Final = {"turbomind": 0.01, "turbomind tp": 0.015, "turbomind 4-bit": 0.03, "pytorch": 0.03}
 """Relative differences that `lmplan compare` accepts. Repeats of a 16-bit TurboMind start agree to 0.1%, those of a
-4-bit one differ by up to 2.5% of the KV budget (a race in the engine), and the PyTorch engine loads code as it goes."""
+4-bit one differ by up to 2.5% of the KV budget (a race in the engine), NCCL takes its buffers as it goes, and the
+PyTorch engine loads code so."""
+_FREE_DIFFERENCE_BYTES: Final = 64 * MIB
+"""Holding the rest of a card leaves up to 16 MiB more than asked for (`hold.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,17 @@ class Row:
     def off_ratio(self) -> float:
         """How far the estimate is from the measurement, relative to it."""
         if not self.measured:
-            return 0.0 if not self.estimated else float("inf")
+            return 1.0 if self.estimated else 0.0
         return self.estimated / self.measured - 1
+
+    @property
+    def in_band(self) -> bool:
+        """Whether what was measured lies in the estimate's own band."""
+        return self.low <= self.measured <= self.high
 
     def within(self, tolerance: float) -> bool:
         """Inside the band or the tolerance."""
-        return self.low <= self.measured <= self.high or abs(self.off_ratio) <= tolerance
+        return self.in_band or abs(self.off_ratio) <= tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +99,9 @@ def compare(estimate: dict[str, Any], measurement: Measurement, tolerance: float
 def _group(estimate: dict[str, Any], measurement: Measurement) -> str:
     if estimate["settings"]["engine"] == "pytorch":
         return "pytorch"
-    four_bits = measurement.checkpoint.get("format") in ("awq", "gptq")
-    return "turbomind 4-bit" if four_bits else "turbomind"
+    if measurement.checkpoint.get("format") in ("awq", "gptq"):
+        return "turbomind 4-bit"
+    return "turbomind tp" if estimate["settings"]["tp"] > 1 else "turbomind"
 
 
 def _check_same(estimate: dict[str, Any], measurement: Measurement) -> None:
@@ -99,17 +111,19 @@ def _check_same(estimate: dict[str, Any], measurement: Measurement) -> None:
         raise UsageError(
             f"the estimate is of {estimate['model']['name']}, the measurement of {measurement.model.get('name')}"
         )
+    ran = {"lmdeploy": measurement.host.get("lmdeploy"), **measurement.settings}
     for key in _SAME:
-        measured = measurement.settings.get(key)
-        if measured is not None and measured != estimate["settings"][key]:
+        measured, estimated = ran.get(key), estimate["settings"][key]
+        if measured is not None and measured != estimated:
             raise UsageError(
-                f"the measurement has another setting: {key} is {measured}, the estimate's {estimate['settings'][key]}"
+                f"the measurement has another setting: {key} is {measured}, the estimate's is {estimated}",
+                "Estimate again with the settings that ran",
             )
     free = estimate["gpu"]["free_bytes"]
-    # Holding the rest of a card leaves up to 16 MiB more than asked for (`hold.py`).
-    if abs(free - measurement.free_before_bytes) > 2**26:
+    if abs(free - measurement.free_before_bytes) > _FREE_DIFFERENCE_BYTES:
         raise UsageError(
-            f"the measurement began with {measurement.free_before_bytes} bytes free, the estimate with {free}",
+            f"the measurement began with {format_gib(measurement.free_before_bytes)} free, the estimate with "
+            f"{format_gib(free)}",
             f"Estimate again with --free {measurement.free_before_bytes // 2**20}MiB",
         )
 

@@ -42,7 +42,7 @@ def table(comparison: Comparison) -> str:
 def to_json(comparison: Comparison) -> str:
     """For programs."""
     rows = [
-        {**asdict(row), "off_ratio": row.off_ratio, "within": row.within(comparison.tolerance)}
+        {**asdict(row), "off_ratio": row.off_ratio, "in_band": row.in_band, "within": row.within(comparison.tolerance)}
         for row in comparison.rows
     ]
     return (
@@ -52,6 +52,7 @@ def to_json(comparison: Comparison) -> str:
                 "rows": rows,
                 "estimated_verdict": comparison.estimated_verdict,
                 "measured_outcome": comparison.measured_outcome,
+                "verdict_right": comparison.verdict_right,
                 "tolerance": comparison.tolerance,
                 "passed": comparison.passed,
             },
@@ -69,5 +70,7 @@ def _size(row: Row, value: int) -> str:
 
 def _judgement(row: Row, tolerance: float) -> str:
     if not row.judged:
-        return "inside the band" if row.low <= row.measured <= row.high else "outside the band"
-    return "ok" if row.within(tolerance) else "OUTSIDE"
+        return "inside the band" if row.in_band else "outside the band, not judged"
+    if row.in_band:
+        return "equal" if row.low == row.high else "inside the band"
+    return f"within {tolerance:.1%}" if row.within(tolerance) else "OUTSIDE"

@@ -20,6 +20,8 @@ _PYTORCH_BLOCKS: Final = re.compile(r"num_gpu_blocks=(\d+)")
 _OUT_OF_MEMORY: Final = re.compile(
     r"out of memory|OutOfMemoryError|No enough gpu memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation", re.I
 )
+_NO_ROOM: Final = re.compile(r"No enough gpu memory for (?:kv cache|runtime)", re.I)
+"""The PyTorch engine, when what is left holds no block (`pytorch/engine/executor/base.py`)."""
 _ERROR: Final = re.compile(r"(?:Error|Exception|error|FATAL|\[TM\]\[(?:ERROR|FATAL)\]).*")
 
 
@@ -34,7 +36,13 @@ class EngineLog:
     blocks_per_slab: int | None = None
     blocks: int | None = None
     out_of_memory: bool = False
+    no_room: bool = False
     last_error: str = ""
+
+    def to_object(self) -> dict[str, int]:
+        """What the engine said, for the file."""
+        names = ("free_bytes", "kv_budget_bytes", "block_bytes", "slab_bytes", "blocks_per_slab", "blocks")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def read(self, line: str) -> None:
         """Take what there is in one line."""
@@ -49,6 +57,8 @@ class EngineLog:
             self.block_bytes = round(float(match[1]) * MIB)
         if match := _PYTORCH_BLOCKS.search(line):
             self.blocks = int(match[1])
+        if _NO_ROOM.search(line):
+            self.no_room = True
         if _OUT_OF_MEMORY.search(line):
             self.out_of_memory = True
             self.last_error = line.strip()[:500]

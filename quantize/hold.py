@@ -1,7 +1,7 @@
 """A neighbour on the GPU: hold all but so much memory, in plain allocations, until standard input closes.
 
 Standard input closes when the parent dies, however it dies, so the memory always comes free. Runs as
-``python hold.py DEVICE FREE_BYTES``; writes the bytes that are left free once it holds the rest.
+``python hold.py DEVICE FREE_BYTES``; writes ``left`` and the bytes that are still free once it holds the rest.
 """
 
 from __future__ import annotations
@@ -60,6 +60,6 @@ if __name__ == "__main__":
         held, left = _hold_with_torch(device, free_bytes)
     except ImportError:
         held, left = _hold(device, free_bytes)
-    sys.stdout.write(f"{left}\n")
+    sys.stdout.write(f"left {left}\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from planner.errors import ChildFailedError, EnvironmentProblem
+from planner.errors import EnvironmentProblem
+from planner.units import MIB, format_gib
 from quantize import probe
+from quantize.child import Child, TimeUpError, exit_words
 from quantize.engine_log import EngineLog
-from quantize.gpu_memory import GpuFacts, Nvml, Sampler
-from quantize.measurement import Measurement, Phase
+from quantize.gpu_memory import SAMPLE_INTERVAL_S, Nvml, Sampler
+from quantize.interrupts import EndedBySignal, noted_signals
+from quantize.machine import process_tree
+from quantize.measurement import Measurement, Phase, today
+from quantize.neighbour import copied, neighbours
 
-_HOLD_STARTS_WITHIN_S = 120.0
-_ENDS_WITHIN_S = 10.0
+_SETTLES_S = 0.05
+"""The driver's count follows a free by some milliseconds."""
+_COMES_FREE_WITHIN_S = 5.0
+_NOTICED_BYTES = 64 * MIB
+"""Less than this that others hold, or take while we measure, is left unsaid: no context is as small."""
+_TAIL_LINES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,15 @@ class Case:
     time_limit_s: float = 900.0
     devices: tuple[int, ...] = (0,)
     python: str = sys.executable
+    sample_interval_s: float = SAMPLE_INTERVAL_S
+
+
+class InterruptedMeasurement(EndedBySignal):
+    """The user ended the run; `measurement` is what it had shown."""
+
+    def __init__(self, signal_number: int, measurement: Measurement) -> None:
+        super().__init__(signal_number)
+        self.measurement = measurement
 
 
 @dataclass(slots=True)
@@ -54,7 +67,19 @@ class _Seen:
     log: EngineLog = field(default_factory=EngineLog)
     tail: list[str] = field(default_factory=list)
     load_peak_bytes: int = 0
+    peak_bytes: int = 0
     versions: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    signal_number: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [phase.name for phase in self.phases]
+
+    @property
+    def done(self) -> bool:
+        return "done" in self.names
 
 
 def probe_case(case: Case) -> dict[str, Any]:
@@ -83,165 +108,29 @@ def measure(
     """Run `case` and return what was seen, also when the engine died or hung.
 
     Args:
-        model, checkpoint, settings: go into the measurement as they are.
-        tell: is given a line at each phase.
+        model, checkpoint, settings, note: go into the measurement as they are.
+        tell: is given a line at each phase, and one for everything that stands in the way of a clean reading.
 
     Raises:
         EnvironmentProblem: no GPU, no driver library, no LMDeploy.
+        InterruptedMeasurement: a signal came; what was seen comes with it.
     """
     nvml = Nvml()
-    devices = tuple(d for d in case.devices if d < len(nvml))
-    if len(devices) < len(case.devices):
-        raise EnvironmentProblem(f"{len(case.devices)} GPUs are needed and there are {len(nvml)}")
-    facts = nvml.facts(devices[0])
-    with _neighbours(case, devices) as free_before:
-        with Sampler(nvml, devices) as sampler:
-            seen, failure = _watch(case, sampler, tell)
-        peak = sampler.peak_bytes[devices[0]]
-    return _result(seen, failure, facts, model, checkpoint, settings, free_before or facts.free_bytes, peak, note)
-
-
-@contextlib.contextmanager
-def _neighbours(case: Case, devices: tuple[int, ...]) -> Iterator[int | None]:
-    """Hold all but the limit on each device; yields the bytes that are left free, or None without a limit."""
-    if case.limit_bytes is None:
-        yield None
-        return
-    left: int | None = None
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lmplan-hold-")))
-        program = _copy("hold.py", folder)
-        for device in devices:
-            holder = subprocess.Popen(
-                [case.python, str(program), str(device), str(case.limit_bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=_environment(),
-            )
-            stack.callback(_end, holder)
-            assert holder.stdout is not None
-            timer = threading.Timer(_HOLD_STARTS_WITHIN_S, holder.kill)
-            timer.start()
-            line = holder.stdout.readline()
-            timer.cancel()
-            if not line.strip().isdigit():
-                raise EnvironmentProblem(
-                    f"the rest of GPU {device} could not be held: {line.strip() or 'no answer'}",
-                    "Is torch or a CUDA runtime installed beside LMDeploy?",
-                )
-            left = int(line) if left is None else min(left, int(line))
-        yield left
-
-
-def _copy(program: str, folder: Path) -> Path:
-    """A program of this package alone in `folder`: Python puts a script's own folder first on its path."""
-    return Path(shutil.copy(Path(__file__).with_name(program), folder))
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Close its standard input, wait, and kill its whole group where that is not enough."""
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-    try:
-        process.wait(_ENDS_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "TM_LOG_LEVEL": "INFO", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def _watch(case: Case, sampler: Sampler, tell: Callable[[str], None]) -> tuple[_Seen, str]:
-    """Run the probe to its end; what was seen, and why it ended when that was not "done"."""
+    nvml.check(case.devices)
+    facts = nvml.facts(case.devices[0])
     seen = _Seen()
-    with tempfile.TemporaryDirectory(prefix="lmplan-measure-") as folder:
-        path = Path(folder) / "case.json"
-        path.write_text(json.dumps(probe_case(case)), encoding="utf-8")
-        child = subprocess.Popen(
-            [case.python, str(_copy("probe.py", Path(folder))), str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            cwd=folder,
-            env=_environment(),
-            start_new_session=True,
-        )
-        assert child.stdin is not None and child.stdout is not None
-        timer = threading.Timer(case.time_limit_s, _kill_group, (child.pid,))
-        timer.start()
-        try:
-            follow(child.stdout, child.stdin, sampler, seen, tell)
-            code = child.wait()
-        finally:
-            expired = not timer.is_alive()
-            timer.cancel()
-            _kill_group(child.pid)
-            child.wait()
-    if any(phase.name == "done" for phase in seen.phases):
-        return seen, ""
-    if expired:
-        return seen, f"nothing finished within {case.time_limit_s:g} s"
-    return seen, seen.log.last_error or _last_words(seen) or f"LMDeploy ended with exit code {code} and said nothing"
-
-
-def follow(lines: IO[str], answers: IO[str], sampler: Sampler, seen: _Seen, tell: Callable[[str], None]) -> None:
-    """Read the probe's output to its end; at each phase take the memory and let it go on."""
-    for line in lines:
-        at = line.find(probe.MARK)
-        if at < 0:
-            seen.log.read(line)
-            seen.tail = [*seen.tail[-40:], line.rstrip()[:500]]
-            continue
-        facts = json.loads(line[at + len(probe.MARK) :])
-        name = facts.pop("phase")
-        if name == "context":
-            seen.versions = {key: facts.get(key) for key in ("torch",)}
-        time.sleep(0.05)  # the driver's count follows a free by some milliseconds
-        used = sampler.now()
-        peak = sampler.phase_peak()
-        seen.phases.append(Phase(name, list(used.values()), list(peak.values()), facts))
-        if name == "loaded":
-            seen.load_peak_bytes = max(sampler.peak_bytes.values())
-        tell(f"{name.replace('_', ' ')}: {used[next(iter(used))] / 2**30:.2f} GiB")
-        with contextlib.suppress(OSError):
-            answers.write("\n")
-            answers.flush()
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _last_words(seen: _Seen) -> str:
-    return next((line for line in reversed(seen.tail) if line.strip()), "")
-
-
-def _result(
-    seen: _Seen,
-    failure: str,
-    facts: GpuFacts,
-    model: dict[str, Any],
-    checkpoint: dict[str, Any],
-    settings: dict[str, Any],
-    free_before: int,
-    peak: int,
-    note: str,
-) -> Measurement:
-    names = [phase.name for phase in seen.phases]
+    _note(seen, other_users(nvml, case.devices), tell)
+    with noted_signals() as caught, _limited(case, nvml, caught) as left:
+        with Sampler(nvml, case.devices, case.sample_interval_s) as sampler:
+            _watch(case, nvml, sampler, seen, caught, tell)
+        seen.peak_bytes = sampler.peak_bytes[case.devices[0]]
+        _note(seen, drift(sampler), tell)
+    names = seen.names
     if "context" not in names and "No module named" in " ".join(seen.tail):
         raise EnvironmentProblem(f"LMDeploy cannot start: {_last_words(seen)}", "pip install 'lmplan[lmdeploy]'")
-    if not names and failure:
-        raise ChildFailedError(f"LMDeploy did not reach a GPU context: {failure}")
-    return Measurement(
-        complete="done" in names,
-        outcome=_outcome(seen, names),
+    measurement = Measurement(
+        complete=seen.done,
+        outcome=_outcome(seen),
         host={
             "product": facts.product,
             "memory_total_bytes": facts.memory_total_bytes,
@@ -252,25 +141,150 @@ def _result(
         model=model,
         checkpoint=checkpoint,
         settings=settings,
-        free_before_bytes=free_before,
+        free_before_bytes=left if left is not None else facts.free_bytes,
         phases=seen.phases,
-        engine_log={
-            name: value
-            for name in ("free_bytes", "kv_budget_bytes", "block_bytes", "slab_bytes", "blocks_per_slab", "blocks")
-            if (value := getattr(seen.log, name)) is not None
-        },
-        load_peak_bytes=seen.load_peak_bytes or peak,
-        peak_bytes=peak,
+        engine_log=seen.log.to_object(),
+        load_peak_bytes=seen.load_peak_bytes or seen.peak_bytes,
+        peak_bytes=seen.peak_bytes,
         speed=_speed(seen),
-        error="" if "done" in names else failure,
-        date=datetime.date.today().isoformat(),
-        note=note,
+        error="" if seen.done else seen.failure,
+        date=today(),
+        note="; ".join(part for part in (note, *seen.notes) if part),
+    )
+    if seen.signal_number is not None:
+        raise InterruptedMeasurement(seen.signal_number, measurement)
+    return measurement
+
+
+@contextlib.contextmanager
+def _limited(case: Case, nvml: Nvml, caught: Sequence[int]) -> Iterator[int | None]:
+    """Imitate the smaller card, where one is asked for; yields what is left free, or None."""
+    if case.limit_bytes is None:
+        yield None
+        return
+    each = [_environment(nvml, (device,)) for device in case.devices]
+    with neighbours(case.python, each, case.limit_bytes, caught) as left:
+        yield left
+
+
+def _environment(nvml: Nvml, devices: Sequence[int]) -> dict[str, str]:
+    """The child sees the devices that we read and no others, in our order."""
+    return {
+        **os.environ,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": nvml.visible(devices),
+        "PYTHONUNBUFFERED": "1",
+        "TM_LOG_LEVEL": "INFO",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _note(seen: _Seen, text: str, tell: Callable[[str], None]) -> None:
+    if text:
+        seen.notes.append(text)
+        tell(f"warning: {text}")
+
+
+def other_users(nvml: Nvml, devices: Sequence[int]) -> str:
+    """Who else holds memory on the devices, in words; empty for nobody. Containers hide the others' process ids."""
+    found = []
+    for device in devices:
+        facts = nvml.facts(device)
+        held = facts.used_bytes - facts.idle_bytes
+        pids = nvml.other_processes(device, {os.getpid()})
+        # Without a known idle state the driver's own few hundred MiB look like somebody's.
+        if pids or (facts.idle_bytes and held > _NOTICED_BYTES):
+            who = f"processes {', '.join(map(str, pids))}" if pids else "others"
+            found.append(
+                f"{who} hold {format_gib(max(held, 0))} on GPU {device}, and what they take meanwhile is counted"
+            )
+    return "; ".join(found)
+
+
+def drift(sampler: Sampler) -> str:
+    """What the devices hold more or less than before, once the run is gone, in words; empty for nothing."""
+    end = time.monotonic() + _COMES_FREE_WITHIN_S
+    while True:
+        off = {device: change for device, change in sampler.change().items() if abs(change) > _NOTICED_BYTES}
+        if not off or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return "; ".join(
+        f"GPU {device} holds {format_gib(abs(change))} {'more' if change > 0 else 'less'} than before the run: "
+        "another process moved meanwhile, and its share is in these figures"
+        for device, change in off.items()
     )
 
 
-def _outcome(seen: _Seen, names: list[str]) -> str:
-    if "short_request" in names or ("done" in names and "loaded" in names):
+def _watch(
+    case: Case, nvml: Nvml, sampler: Sampler, seen: _Seen, caught: Sequence[int], tell: Callable[[str], None]
+) -> None:
+    """Run the probe to its end; `seen.failure` says why it ended when that was not "done"."""
+    with tempfile.TemporaryDirectory(prefix="lmplan-measure-") as folder:
+        path = Path(folder) / "case.json"
+        path.write_text(json.dumps(probe_case(case)), encoding="utf-8")
+        command = [case.python, str(copied("probe.py", Path(folder))), str(path)]
+        child = Child(command, Path(folder), _environment(nvml, case.devices))
+        why = ""
+        try:
+            for line in child.lines(time.monotonic() + case.time_limit_s, caught):
+                _take(line, child, nvml, sampler, seen, tell)
+        except TimeUpError:
+            why = f"it had not finished after {case.time_limit_s:g} s and was ended"
+        except EndedBySignal as error:
+            why, seen.signal_number = error.message, error.exit_code - 128
+        finally:
+            code = child.end()
+    seen.failure = why or seen.log.last_error or _last_words(seen) or f"LMDeploy said nothing ({exit_words(code)})"
+    if not why and code < 0:
+        seen.failure = f"LMDeploy was {exit_words(code)}: {seen.failure}"
+
+
+def _take(line: str, child: Child, nvml: Nvml, sampler: Sampler, seen: _Seen, tell: Callable[[str], None]) -> None:
+    """Read a line; where it reports a phase, take the memory and let the probe go on."""
+    facts = _phase_facts(line)
+    if facts is None:
+        seen.log.read(line)
+        seen.tail = [*seen.tail[1 - _TAIL_LINES :], line.strip()[:500]]
+        return
+    name = facts.pop("phase")
+    if name == "context":
+        seen.versions = facts.pop("versions", {})
+    time.sleep(_SETTLES_S)
+    used = sampler.now()
+    peak = sampler.phase_peak()
+    pids = set(process_tree(child.pid))
+    own = [nvml.process_bytes(device, pids) for device in used]
+    if all(size is not None for size in own):
+        facts["process_bytes"] = own
+    seen.phases.append(Phase(name, list(used.values()), list(peak.values()), facts))
+    if name == "loaded":
+        seen.load_peak_bytes = sampler.peak_bytes[next(iter(used))]
+    tell(f"{name.replace('_', ' ')}: {format_gib(used[next(iter(used))])}")
+    child.answer()
+
+
+def _phase_facts(line: str) -> dict[str, Any] | None:
+    """What the probe reports in a line; None for a line of the engine's."""
+    _, mark, text = line.partition(probe.MARK)
+    if not mark:
+        return None
+    try:
+        facts = json.loads(text)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and isinstance(facts.get("phase"), str) else None
+
+
+def _last_words(seen: _Seen) -> str:
+    return next((line for line in reversed(seen.tail) if line), "")
+
+
+def _outcome(seen: _Seen) -> str:
+    if "short_request" in seen.names or (seen.done and "loaded" in seen.names):
         return "serves"
+    if seen.log.no_room:
+        return "no room for the KV cache"
     if not seen.log.out_of_memory:
         return "failed"
     if seen.log.kv_budget_bytes is None and seen.log.blocks is None:

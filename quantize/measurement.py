@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,13 +31,14 @@ class Measurement:
     Attributes:
         complete: false for a run that was cut short; what it reached is kept.
         outcome: one of OUTCOMES.
-        host: product, memory_total_bytes, driver, compute_capability, python, torch, lmdeploy.
+        host: product, memory_total_bytes, driver, compute_capability, and versions of what ran.
         model: name, architecture, config (the whole config.json, so that the run can be replayed).
         checkpoint: format (16-bit, awq ...), bytes, synthetic.
         settings: as the estimate's, as far as they were given or are known.
         free_before_bytes: free on device 0 before the process started, by CUDA's count.
         engine_log: what the engine said of itself.
         speed: decode and prefill rates.
+        note: what the user said of the run, and what stood in the way of a clean reading.
     """
 
     complete: bool
@@ -70,11 +72,23 @@ class Measurement:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
 
+def today() -> str:
+    """The date of a run."""
+    return datetime.date.today().isoformat()
+
+
 def write(measurement: Measurement, path: Path) -> None:
-    """Write the file in one step: nothing half-written ever carries the name."""
+    """Write the file in one step: nothing half-written ever carries the name.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(measurement.to_json(), encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(measurement.to_json(), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", "--out names another file") from None
 
 
 def read(path: Path) -> Measurement:

@@ -3,13 +3,18 @@
 It imports nothing of lmplan, so it runs in whichever environment holds LMDeploy: ``python probe.py CASE.json``, as a
 copy in an empty folder, so that nothing beside it is imported by mistake.
 It writes one line ``@lmplan {...}`` at each phase and waits for a line on standard input, so that whoever measures
-reads the GPU while nothing moves.
+reads the GPU while nothing moves. Where standard input closes, whoever measured is gone, and it ends with its workers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import os
+import platform
+import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,7 +38,8 @@ class Probe:
         """Report a phase and wait until it has been measured."""
         self.sink.write(f"\n{MARK}{json.dumps({'phase': phase, **facts})}\n")
         self.sink.flush()
-        self.source.readline()
+        if not self.source.readline():
+            os._exit(1)
 
     def run(self) -> None:
         """Every phase in turn."""
@@ -41,7 +47,7 @@ class Probe:
 
         torch.cuda.init()
         free_bytes, total_bytes = torch.cuda.mem_get_info()
-        self.say("context", free_bytes=free_bytes, total_bytes=total_bytes, torch=torch.__version__)
+        self.say("context", free_bytes=free_bytes, total_bytes=total_bytes, versions=versions(torch))
         began = time.monotonic()
         self.load()
         torch.cuda.synchronize()
@@ -60,11 +66,10 @@ class Probe:
         import lmdeploy
 
         case = self.case
-        config: Any
-        if case["engine"] == "turbomind":
-            config = lmdeploy.TurbomindEngineConfig(**case["settings"])
-        else:
-            config = lmdeploy.PytorchEngineConfig(**case["settings"])
+        turbomind = case["engine"] == "turbomind"
+        kind: Any = lmdeploy.TurbomindEngineConfig if turbomind else lmdeploy.PytorchEngineConfig
+        known = getattr(kind, "__dataclass_fields__", case["settings"])  # dtype, for one, came later than the rest
+        config = kind(**{name: value for name, value in case["settings"].items() if name in known})
         options: dict[str, Any] = {"backend_config": config, "log_level": "INFO"}
         try:
             self.pipe = lmdeploy.pipeline(case["folder"], trust_remote_code=True, **options)
@@ -108,12 +113,43 @@ class Probe:
             self.say("image", pixels=side)
 
 
+def versions(torch: Any) -> dict[str, str]:
+    """What runs here; LMDeploy is not imported yet, because that may take memory of its own."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    cuda = getattr(getattr(torch, "version", None), "cuda", None)
+    if cuda:
+        found["cuda"] = str(cuda)
+    for name in ("lmdeploy", "transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def guard() -> None:
+    """Leave a small process behind that ends the whole group once standard input closes, whatever the engine does then.
+
+    Loading may take minutes in which nobody reads, and the PyTorch engine's workers would outlive this process.
+    """
+    parent = os.getpid()
+    if os.getpgrp() != parent or os.fork():
+        return
+    for descriptor in (1, 2):  # or the output would never end
+        os.close(descriptor)
+    waiter = select.poll()
+    waiter.register(0, 0)  # a hang-up is told unasked
+    while os.getppid() == parent:
+        if waiter.poll(1000):
+            os.killpg(parent, signal.SIGKILL)
+    os._exit(0)
+
+
 def text(num_tokens: int, first: str = "a") -> str:
     """A prompt of about `num_tokens` tokens: the stand-in tokenizer has a token a byte, real ones pack words."""
     return (first + " a" * num_tokens)[:num_tokens]
 
 
 if __name__ == "__main__":
+    guard()
     Probe(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))).run()
     # Engines leave threads behind that would hold the interpreter.
     os._exit(0)

@@ -11,14 +11,13 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import IO, Final
 
 from planner.errors import ChildFailedError, EnvironmentProblem, LmplanError
 from quantize.events import LineSplitter
+from quantize.interrupts import noted_signals
 from quantize.sampler import PeakMemory, Sampler
 
 _GRACE_S: Final = 10.0
@@ -78,7 +77,7 @@ def run(
     """
     start = time.monotonic()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with _signals() as caught, log.open("ab") as log_file:
+    with noted_signals() as caught, log.open("ab") as log_file:
         try:
             process = subprocess.Popen(
                 command,
@@ -168,26 +167,6 @@ def _log(log: IO[bytes], data: bytes) -> None:
         raise EnvironmentProblem(
             f"cannot write {log.name}: {error.strerror or error}", "Make room on the disk"
         ) from None
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that came, while the block runs; none of them ends lmplan by itself."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-
-    previous = {}
-    # Handlers can only be set in the main thread; elsewhere (in tests) signals keep their meaning.
-    with contextlib.suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from planner.errors import UsageError
 
 SCHEMA = "lmplan.hosts/1"
+# An entry made with --tp also has "communicator": [{"tp", "size_bytes", "late_bytes", "runs"}].
 _FIELDS = (
     "product",
     "driver",
@@ -45,12 +46,26 @@ def _entries(file: Path) -> tuple[dict[str, Any], ...]:
         raise UsageError(f"{file} cannot be read: {error}", "lmplan calibrate --reset removes it") from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise UsageError(f"{file} is not of the schema {SCHEMA}", "lmplan calibrate --reset removes it")
-    entries = value.get("hosts", [])
+    entries = value.get("hosts")
+    if not isinstance(entries, list):
+        raise UsageError(f"{file}: hosts is no list", "lmplan calibrate --reset removes it")
     for entry in entries:
-        missing = [name for name in _FIELDS if name not in entry]
-        if missing:
-            raise UsageError(f"{file}: {missing[0]} is missing", "lmplan calibrate --reset removes it")
+        _check(entry, file)
     return tuple(entries)
+
+
+def _check(entry: Any, file: Path) -> None:
+    hint = "lmplan calibrate --reset removes it"
+    if not isinstance(entry, dict):
+        raise UsageError(f"{file}: an entry of hosts is no object", hint)
+    for name in _FIELDS:
+        if name not in entry:
+            raise UsageError(f"{file}: {name} is missing", hint)
+        if name.endswith("_bytes") and (not isinstance(entry[name], int) or entry[name] < 0):
+            raise UsageError(f"{file}: {name} is {entry[name]!r}; expected bytes", hint)
+    for exchange in entry.get("communicator", []):
+        if not isinstance(exchange, dict) or set(exchange) != {"tp", "size_bytes", "late_bytes", "runs"}:
+            raise UsageError(f"{file}: an entry of communicator cannot be read", hint)
 
 
 def find(product: str, engine: str, lmdeploy: str) -> dict[str, Any] | None:
@@ -82,7 +97,10 @@ def reset() -> bool:
     """Remove the file; whether there was one."""
     file = path()
     _entries.cache_clear()
-    if not file.exists():
+    try:
+        file.unlink()
+    except FileNotFoundError:
         return False
-    file.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot remove {file}: {error.strerror}") from None
     return True

@@ -31,10 +31,9 @@ class Host:
 
 def find_host(gpu: Gpu, engine: str, lmdeploy: str | None = None) -> Host:
     """What was calibrated on this host for `gpu`, or measured for its product, or assumed after the nearest one."""
-    if gpu.product and not gpu.slice_of:
-        own = calibration.find(gpu.product, engine, lmdeploy or newest())
-        if own is not None:
-            return _measured(own, "calibrated here")
+    own = _calibrated(gpu, engine, lmdeploy)
+    if own is not None:
+        return _measured(own, "calibrated here")
     table = read_toml("host.toml")
     entries: list[dict[str, Any]] = [h for h in table["host"] if h["engine"] == engine] or table["host"]
     for entry in entries:
@@ -45,6 +44,12 @@ def find_host(gpu: Gpu, engine: str, lmdeploy: str | None = None) -> Host:
             # The context is the driver's; the code is that of another version.
             return replace(_assumed(entry, table["assumed"]), cuda_context=measured.cuda_context)
     return _assumed(entries[0], table["assumed"])
+
+
+def _calibrated(gpu: Gpu, engine: str, lmdeploy: str | None) -> dict[str, Any] | None:
+    if not gpu.product or gpu.slice_of:
+        return None
+    return calibration.find(gpu.product, engine, lmdeploy or newest())
 
 
 def _measured(entry: dict[str, Any], how: str = "") -> Host:
@@ -96,17 +101,22 @@ def _assumed(nearest: dict[str, Any], assumed: dict[str, Any]) -> Host:
     return Host(context, code, nearest["late_code_bytes"], nearest["first_request_bytes"])
 
 
-def communicator(tp: int, gpu: Gpu) -> tuple[Term, Term] | None:
+def communicator(tp: int, gpu: Gpu, engine: str = "turbomind", lmdeploy: str | None = None) -> tuple[Term, Term] | None:
     """NCCL's buffers on one GPU, at start and after the first exchange; None without tensor parallelism."""
     if tp == 1:
         return None
     table = read_toml("host.toml")
-    entry = min(table["communicator"]["nccl"], key=lambda e: (abs(e["tp"] - tp), e["tp"]))
-    measured = entry["tp"] == tp and gpu.product == table["host"][0]["product"]
     assumed = table["assumed"]
+    own = [e for e in (_calibrated(gpu, engine, lmdeploy) or {}).get("communicator", []) if e["tp"] == tp]
+    if own:
+        entry, measured, where = own[0], True, f"{gpu.product}, calibrated here"
+    else:
+        entry = min(table["communicator"]["nccl"], key=lambda e: (abs(e["tp"] - tp), e["tp"]))
+        where = table["host"][0]["product"]
+        measured = entry["tp"] == tp and gpu.product == where
     low, high = (1.0, 1.0) if measured else (assumed["communicator_low_ratio"], assumed["communicator_high_ratio"])
-    detail = f"{entry['runs']} runs with tp {entry['tp']} on {table['host'][0]['product']}"
-    evidence = Evidence("measured" if measured else "assumed", detail)
+    runs = f"{entry['runs']} run{'s' if entry['runs'] != 1 else ''}"
+    evidence = Evidence("measured" if measured else "assumed", f"{runs} with tp {entry['tp']} on {where}")
 
     def term(name: str, size_bytes: int, what: str) -> Term:
         text = format_bytes(size_bytes)

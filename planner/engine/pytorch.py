@@ -74,7 +74,7 @@ class PytorchEngine:
         packed = self._packed_copy()
         if packed is not None:
             terms.append(packed)
-        nccl = host.communicator(self.settings.tp, self.deployment.gpu)
+        nccl = host.communicator(self.settings.tp, self.deployment.gpu, "pytorch", self.settings.lmdeploy.version)
         if nccl is not None:
             terms.append(nccl[0])
         return tuple(terms)

@@ -99,10 +99,13 @@ class Turbomind:
                 Evidence("formula", "traced on H200, 0.18.0"),
             )
         )
-        nccl = host.communicator(self.settings.tp, self.deployment.gpu)
+        nccl = self._communicator()
         if nccl is not None:
             terms.append(nccl[0])
         return tuple(terms)
+
+    def _communicator(self) -> tuple[Term, Term] | None:
+        return host.communicator(self.settings.tp, self.deployment.gpu, "turbomind", self.settings.lmdeploy.version)
 
     @once_per_weights
     def weights_bytes(self) -> tuple[int, int]:
@@ -214,7 +217,7 @@ class Turbomind:
             ),
         ]
         if self.settings.tp > 1:
-            nccl = host.communicator(self.settings.tp, self.deployment.gpu)
+            nccl = self._communicator()
             assert nccl is not None
             terms += [self._symmetric_buffer(), nccl[1]]
         return tuple(term for term in terms if term.high_bytes)

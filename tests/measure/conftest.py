@@ -1,0 +1,152 @@
+"""A fake GPU, a fake LMDeploy, and lmplan run as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner import estimate
+from planner.report import jsonform
+from quantize.measurement import Measurement, read
+
+COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
+FAKES = Path(__file__).with_name("fakes")
+FREE_BYTES = 150_109_880_320
+MODEL = "qwen2.5-0.5b"
+Lmplan = Callable[..., subprocess.CompletedProcess[str]]
+Engine = Callable[..., None]
+
+
+def planned(model: str = MODEL, gpu: str = "h200", **wishes: Any) -> dict[str, Any]:
+    """The estimate of a model on the fake GPU, as JSON."""
+    return jsonform.to_object(estimate(model, gpu, **wishes))
+
+
+def as_planned(plan: dict[str, Any], share: float = 1.0) -> dict[str, Any]:
+    """A fake engine that does what was planned, or `share` of it."""
+    kv = next(term["bytes"] for term in plan["per_gpu"]["terms"] if term["name"] == "kv_cache")
+    budget = kv * share / 2**20
+    free = budget / plan["settings"]["cache_max_entry_count"]
+    lines = [f"[TM][INFO] Object cache budget: {budget:.2f} MB from free {free:.2f} MB and ratio 0.800"]
+    lines.append(
+        f"[TM][WARNING] slab_size 33554432, object_size {plan['kv_cache']['block_bytes']}, object_count 42, ratio 0.98"
+    )
+    total = int(plan["per_gpu"]["total_bytes"] * share)
+    return {"total": total, "load_peak": plan["per_gpu"]["load_peak_bytes"], "served": total + 10 * 2**20, "log": lines}
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is a GPU (`fakes/fake_gpu.py`); everything that is started sees it and the fakes."""
+    folder = tmp_path / "gpu"
+    folder.mkdir()
+    monkeypatch.setenv("FAKE_GPU", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+    monkeypatch.setenv("LMPLAN_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return folder
+
+
+@pytest.fixture
+def engine(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """Say how the fake LMDeploy behaves."""
+
+    def behave(**behaviour: Any) -> None:
+        monkeypatch.setenv("FAKE_ENGINE", json.dumps(behaviour))
+
+    behave()
+    return behave
+
+
+@pytest.fixture
+def lmplan(tmp_path: Path, gpu: Path) -> Lmplan:
+    """Run lmplan in `tmp_path`."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=dict(os.environ)
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def start(tmp_path: Path, gpu: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start lmplan in `tmp_path` and go on."""
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+            start_new_session=True,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Callable[[str], str]:
+    """A program for --python that knows LMDeploy's version and runs `body` (Python) in place of what it is given."""
+
+    def make(body: str) -> str:
+        path = tmp_path / "python"
+        path.write_text(
+            f"#!{sys.executable}\nimport os, sys, time\n"
+            f"if sys.argv[1] == '-c':\n    print('0.18.0')\n    sys.exit()\n{body}"
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+    return make
+
+
+def measured(tmp_path: Path) -> Measurement:
+    """The file that `lmplan measure` wrote."""
+    return read(tmp_path / "measurement.json")
+
+
+def wait_for(path: Path, seconds: float = 60) -> str:
+    """The text of a file that somebody is about to write."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} did not appear")
+
+
+def group_is_gone(pid: int, seconds: float = 20) -> bool:
+    """Whether no process of the group is left, or will be soon; zombies wait for nobody but the init process."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not _members(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _members(group: int) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX" and int(fields[2]) == group:
+            found.append(path.parent.name)
+    return found
