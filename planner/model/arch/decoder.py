@@ -154,10 +154,12 @@ def _qwen2_moe(fields: Fields) -> MoeMlp:
 
 
 def _qwen3_moe(fields: Fields) -> MoeMlp:
+    # transformers 5 saves the count under the name that Mixtral gave it.
+    newer = fields.has("num_local_experts") and not fields.has("num_experts")
     return _checked_moe(
         fields,
         MoeMlp(
-            num_experts=fields.count("num_experts"),
+            num_experts=fields.count("num_local_experts" if newer else "num_experts"),
             num_experts_per_tok=fields.count("num_experts_per_tok"),
             expert_intermediate_size=fields.integer("moe_intermediate_size"),
         ),
