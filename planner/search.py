@@ -121,8 +121,9 @@ class Search:
         passing_high = transient.high_bytes if transient else 0
         free_at_kv, worst_free = free_bytes - held - passing, free_bytes - held_high - passing_high
         kv = engine.kv_cache(max(worst_free, 0))
-        after = engine.after_kv(kv)
-        # Pools grow by whole pages, so what the buffers take moves by a page with the size of the KV cache.
+        # Pools grow by whole pages, so what the buffers take moves by up to a page with the size of the KV cache. A
+        # cache of whole pages and a page on top bound it for every size, and more memory never asks for more.
+        after = engine.after_kv(replace(kv, budget_bytes=kv.budget_bytes // PAGE_BYTES * PAGE_BYTES))
         images = self._image_bytes(settings, load)
         keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + images + self.offer.neighbours_bytes
         room, share_of = worst_free - keep_free, worst_free - engine.kv_reserve_bytes()
