@@ -17,8 +17,8 @@ from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
 
-MAX_USERS = 2**20
-"""More sessions at once than any engine schedules; larger numbers are slips."""
+MAX_USERS = 2**16
+"""More sessions at once than any engine schedules on one host; larger numbers are slips."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,13 +160,16 @@ class Search:
         last = self.weigh(option, self.frugal(load), any_time, smallest_ratio=smallest_ratio)
         if not last.serves:
             return last
-        too_slow = None
+        too_slow: dict[int | None, Trial] = {}
         for knobs in self.ladder(load):
+            if knobs.max_prefill_token_num in too_slow:
+                continue  # of the rungs' settings only the prefill step changes the speed
             trial = self.weigh(option, knobs, load, smallest_ratio=smallest_ratio)
             if trial.serves:
                 return trial
-            too_slow = too_slow or (trial if trial.speed else None)
-        return too_slow or last
+            if trial.speed is not None:
+                too_slow[knobs.max_prefill_token_num] = trial
+        return next(iter(too_slow.values()), last)
 
     def weigh_at_limit(self, option: Option, load: Load) -> Trial | None:
         """An option with batch and session cut to the load; smaller prefill steps only where nothing else serves."""
