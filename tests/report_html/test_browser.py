@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from planner.dossier import Dossier
-from planner.report import html
+from planner.fleet import sweep
+from planner.fleet_file import read_fleet
+from planner.report import fleet_forms, html
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 pytestmark = pytest.mark.skipif("LMPLAN_WITHOUT_BROWSER" in os.environ, reason="LMPLAN_WITHOUT_BROWSER is set")
@@ -89,6 +91,15 @@ def test_nothing_runs_out_of_the_page(dossier: Dossier, width: int, tmp_path: Pa
     assert seen["outside"] == []
     assert seen["sections"][0] == "Decision" and seen["sections"][-1] == "Provenance"
     assert seen["height"] > 800
+
+
+@pytest.mark.parametrize("width", [1280, 520])
+def test_a_fleet_page_lays_out_too(width: int, tmp_path: Path) -> None:
+    found = sweep(read_fleet(Path(__file__).parents[2] / "docs" / "fleet.yaml"))
+    seen = measured(tmp_path, fleet_forms.render_html(found, "fleet", "2026-01-01"), width)
+    assert seen["overflow"] <= 0, seen
+    assert seen["outside"] == []
+    assert seen["sections"] == ["Decision", "What runs where", "Every workload on every kind of GPU", "Commands"]
 
 
 def test_light_and_dark_follow_the_reader(serving: Dossier, tmp_path: Path) -> None:

@@ -122,3 +122,8 @@ def test_the_ending_decides_the_form(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text().startswith(start)
     assert run(["report", *WORDS, "--concurrency", "900", "-o", str(tmp_path / "b.html")]) == 3
     assert (tmp_path / "b.html").read_text().startswith("<!doctype")
+
+
+def test_the_schema_is_printed(capsys: Capture) -> None:
+    assert run(["report", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "lmplan report"
