@@ -7,15 +7,8 @@ from typing import Any
 import click
 
 from planner.api import estimate
-from planner.data import ROOT
 from planner.errors import DoesNotFitError
-from planner.options import deployment_options, gpu_options
-
-
-def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        click.echo((ROOT / "schemas" / "estimate-1.schema.json").read_text(encoding="utf-8"), nl=False)
-        ctx.exit()
+from planner.options import deployment_options, gpu_options, schema_option
 
 
 @click.command("estimate")
@@ -27,14 +20,7 @@ def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
 @click.option("--context", type=int, metavar="TOKENS", help="Length of a session to plan for.  [default: 8192]")
 @click.option("--explain", is_flag=True, help="Print each term's formula with the numbers put in.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
-@click.option(
-    "--schema",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_schema,
-    help="Print the JSON Schema of --format json and exit.",
-)
+@schema_option("estimate-1.schema.json")
 def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any) -> int:
     """Estimate what LMDeploy will hold on a GPU, term by term.
 

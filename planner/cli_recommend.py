@@ -7,15 +7,8 @@ from typing import Any
 
 import click
 
-from planner.data import ROOT
 from planner.errors import DoesNotFitError, UsageError
-from planner.options import load_options
-
-
-def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        click.echo((ROOT / "schemas" / "recommend-1.schema.json").read_text(encoding="utf-8"), nl=False)
-        ctx.exit()
+from planner.options import load_options, schema_option
 
 
 @click.command("recommend")
@@ -28,14 +21,7 @@ def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
     metavar="FOLDER",
     help="Write every launch artefact of the plan into a folder.",
 )
-@click.option(
-    "--schema",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_schema,
-    help="Print the JSON Schema of --format json and exit.",
-)
+@schema_option("recommend-1.schema.json")
 def recommend_command(
     model: str, gpu: tuple[str, ...], form: str, limits: bool, write: Path | None, **wishes: Any
 ) -> int:

@@ -9,17 +9,10 @@ from typing import Any
 
 import click
 
-from planner.data import ROOT
 from planner.errors import DoesNotFitError, UsageError
-from planner.options import load_options
+from planner.options import load_options, schema_option
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
-
-
-def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        click.echo((ROOT / "schemas" / "report-1.schema.json").read_text(encoding="utf-8"), nl=False)
-        ctx.exit()
 
 
 @click.command("report")
@@ -31,14 +24,7 @@ def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
     help="[default: by the ending of --output, else html]",
 )
 @click.option("--output", "-o", type=_PATH, metavar="FILE", help="Where to write it.  [default: standard output]")
-@click.option(
-    "--schema",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_schema,
-    help="Print the JSON Schema of --format json and exit.",
-)
+@schema_option("report-1.schema.json")
 @click.option("--diff", "plans", nargs=2, type=_PATH, metavar="OLD NEW", help="What changed between two plans (JSON).")
 def report_command(
     model: str | None,

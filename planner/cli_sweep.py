@@ -6,14 +6,8 @@ from pathlib import Path
 
 import click
 
-from planner.data import ROOT
 from planner.errors import DoesNotFitError, UsageError
-
-
-def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        click.echo((ROOT / "schemas" / "sweep-1.schema.json").read_text(encoding="utf-8"), nl=False)
-        ctx.exit()
+from planner.options import schema_option
 
 
 @click.command("sweep")
@@ -31,14 +25,7 @@ def _print_schema(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
     metavar="FILE",
     help="Where to write it.  [default: standard output]",
 )
-@click.option(
-    "--schema",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_schema,
-    help="Print the JSON Schema of --format json and exit.",
-)
+@schema_option("sweep-1.schema.json")
 def sweep_command(fleet: Path, form: str | None, output: Path | None) -> int:
     """Plan many models on many GPUs: FLEET is a YAML file of workloads and machines.
 

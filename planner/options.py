@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from planner.data import ROOT
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -104,3 +106,15 @@ def load_options(*, required: bool = True) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+def schema_option(file: str) -> Callable[[Command], Command]:
+    """``--schema``: print a shipped JSON Schema and exit."""
+
+    def show(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            click.echo((ROOT / "schemas" / file).read_text(encoding="utf-8"), nl=False)
+            ctx.exit()
+
+    text = "Print the JSON Schema of --format json and exit."
+    return click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=show, help=text)
