@@ -87,7 +87,7 @@ def _models(base: str) -> str:
     try:
         name = json.loads(_get(f"{base}/v1/models"))["data"][0]["id"]
         return str(name)[:200]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise EnvironmentProblem(f"{base}/v1/models names no model; is this an LMDeploy server?") from None
 
 
@@ -105,5 +105,5 @@ def _engine_blocks(base: str) -> int | None:
         value = json.loads(_get(f"{base}/distserve/engine_info"))
         value = json.loads(value) if isinstance(value, str) else value
         return int(value["num_gpu_blocks"]) or None
-    except (EnvironmentProblem, ValueError, KeyError, TypeError):
+    except (EnvironmentProblem, ValueError, KeyError, TypeError, RecursionError):
         return None

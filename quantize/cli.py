@@ -16,8 +16,9 @@ from quantize.inspection import inspect_folder
 from quantize.manifest import read_manifest
 from quantize.prepare import Job, prepare, ready
 from quantize.progress import make_display
-from quantize.recipe import Recipe, json_schema
+from quantize.recipe import Deployment, json_schema
 from quantize.recipe_file import LoadedRecipe, load_recipe, shipped_recipes
+from quantize.serving import Serving, measure_result
 from quantize.staging import clean_leftover
 from quantize.workflow import execute
 
@@ -68,7 +69,8 @@ def quantize_command(
     outcome = execute(ready(job), os.environ, make_display())
     click.echo()
     click.echo(report.outcome_text(outcome.manifest, job.output))
-    _print_estimate(job.output, loaded.recipe)
+    if loaded.recipe.deployment is not None:
+        _show_serving(job.output, loaded.recipe.deployment)
 
 
 @click.command("inspect")
@@ -98,8 +100,12 @@ def _is_done(loaded: LoadedRecipe) -> bool:
     return True
 
 
-def _print_estimate(output: Path, recipe: Recipe) -> None:
-    if recipe.deployment is None:
-        return
+def _show_serving(output: Path, deployment: Deployment) -> None:
+    """What serving the result will hold, and where there is a GPU what it holds. The result is good either way."""
+    measured = measure_result(output, deployment, os.environ, lambda text: click.echo(f"  {text}", err=True))
+    unmeasured = measured if isinstance(measured, LmplanError) else None
     click.echo()
-    click.echo(report.estimate_text(estimate_result(output, recipe.deployment), recipe.deployment, output))
+    click.echo(report.estimate_text(estimate_result(output, deployment), deployment, output, unmeasured))
+    if isinstance(measured, Serving):
+        click.echo()
+        click.echo(measured.text, nl=False)

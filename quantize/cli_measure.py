@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +15,13 @@ from planner.api import Plan
 from planner.engine.settings import Wishes
 from planner.errors import CheckFailedError, ChildFailedError, UsageError
 from planner.footprint import SERVES
+from planner.gpu import find_gpu
 from planner.options import deployment_options
 from planner.report import jsonform
 from planner.units import format_bytes, format_gib, parse_bytes
 from quantize import compare_report
-from quantize.compare import compare
+from quantize.compare import check_estimate, compare
+from quantize.installation import find_interpreter
 from quantize.local_gpu import local_gpu
 from quantize.measurement import Measurement, read, write
 
@@ -63,6 +65,13 @@ def _tell(text: str) -> None:
 
 @click.command("measure")
 @click.option("--model", metavar="NAME|PATH|ID", help="As for estimate.")
+@click.option(
+    "--gpu",
+    default="local",
+    show_default=True,
+    metavar="local|NAME",
+    help="A name has to be this machine's; --limit imitates smaller cards.",
+)
 @deployment_options
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Take model and settings from a plan.json.")
 @click.option("--dry-weights", is_flag=True, help="Measure an empty checkpoint of these shapes: no download, no disk.")
@@ -81,7 +90,7 @@ def _tell(text: str) -> None:
     metavar="SECONDS",
     help="Then it is ended.",
 )
-@click.option("--python", default=sys.executable, help="The Python that LMDeploy is installed in.  [default: this one]")
+@click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("measurement.json"), show_default=True, help="The file."
 )
@@ -90,6 +99,7 @@ def _tell(text: str) -> None:
 @_schema_option("measurement-1.schema.json", "of measurement files and exit")
 def measure_command(
     model: str | None,
+    gpu: str,
     plan_file: Path | None,
     dry_weights: bool,
     limit: str | None,
@@ -97,7 +107,7 @@ def measure_command(
     image_pixels: int,
     load_only: bool,
     time_limit_s: float,
-    python: str,
+    python: str | None,
     out: Path,
     url: str | None,
     pid: int | None,
@@ -127,7 +137,8 @@ def measure_command(
 
     limit_bytes = _size(limit)
     # What keeps this machine from measuring is said before anything is started, the GPU first.
-    local_gpu(device)
+    _check_gpu(gpu, device)
+    python = python or find_interpreter(os.environ)
     installed = lmdeploy_version(python)
     if given.get("lmdeploy") is None:
         given["lmdeploy"] = installed
@@ -167,6 +178,18 @@ def _check_usage(out: Path, time_limit_s: float, image_pixels: int, url: str | N
         raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'there is no such folder'}")
 
 
+def _check_gpu(name: str, device: int) -> None:
+    here, facts = local_gpu(device)
+    if name == "local":
+        return
+    wanted = find_gpu(name)
+    if wanted.product != here.product or wanted.slice_of:
+        raise UsageError(
+            f"--gpu is {name} and GPU {device} of this machine is an {facts.product}",
+            f"Leave it out; --limit {format_gib(wanted.memory_total_bytes).replace(' ', '')} imitates its memory",
+        )
+
+
 def _attach(url: str, pid: int | None, device: int, model: str | None, given: dict[str, Any], out: Path) -> int:
     from quantize.attach import attach
     from quantize.measuring import plan_here
@@ -187,13 +210,8 @@ def _attach(url: str, pid: int | None, device: int, model: str | None, given: di
 
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
     value = _read_estimate(path)
-    try:
-        settings = {key: setting for key, setting in value["settings"].items() if key in Wishes.__dataclass_fields__}
-        return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
-    except (KeyError, TypeError, AttributeError):
-        raise UsageError(
-            f"{path}: model or settings are missing", "`lmplan estimate --format json` writes it"
-        ) from None
+    settings = {key: setting for key, setting in value["settings"].items() if key in Wishes.__dataclass_fields__}
+    return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
 
 
 def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
@@ -229,11 +247,12 @@ def _read_estimate(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict) or value.get("schema") != jsonform.SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise UsageError(f"{path} is no estimate: its schema is {found!r}, expected {jsonform.SCHEMA!r}")
+    check_estimate(value, str(path))
     return value
 
 
@@ -242,8 +261,8 @@ def _read_estimate(path: Path) -> dict[str, Any]:
 @click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine.")
 @click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), default="turbomind", show_default=True)
 @click.option("--tp", type=int, default=1, show_default=True, help="Also what NCCL holds among so many GPUs.")
-@click.option("--python", default=sys.executable, help="The Python that LMDeploy is installed in.  [default: this one]")
-def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: str) -> None:
+@click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
+def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: str | None) -> None:
     """Measure what only this host can tell, and use it in later estimates.
 
     Starts LMDeploy on small empty models and stores the CUDA context, the engine's kernel code and NCCL's buffers, by
@@ -261,6 +280,7 @@ def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: st
     if tp < 1:
         raise UsageError(f"--tp is {tp}; expected the number of GPUs")
     local_gpu(device)
+    python = python or find_interpreter(os.environ)
     entry = calibrate(device, engine, lmdeploy_version(python), python, _tell, tp)
     parts = [
         f"context {format_bytes(entry['cuda_context_bytes'])}",

@@ -26,6 +26,7 @@ DEFAULT_TOLERANCE: Final = {"turbomind": 0.01, "turbomind tp": 0.015, "turbomind
 """Relative differences that `lmplan compare` accepts. Repeats of a 16-bit TurboMind start agree to 0.1%, those of a
 4-bit one differ by up to 2.5% of the KV budget (a race in the engine), NCCL takes its buffers as it goes, and the
 PyTorch engine loads code so."""
+_WRITES_IT: Final = "`lmplan estimate --format json` writes one"
 _FREE_DIFFERENCE_BYTES: Final = 64 * MIB
 """Holding the rest of a card leaves up to 16 MiB more than asked for (`hold.py`)."""
 
@@ -94,6 +95,30 @@ def compare(estimate: dict[str, Any], measurement: Measurement, tolerance: float
         measurement.outcome,
         DEFAULT_TOLERANCE[_group(estimate, measurement)] if tolerance is None else tolerance,
     )
+
+
+def check_estimate(estimate: dict[str, Any], where: str) -> None:
+    """Make sure that everything is there that a comparison reads.
+
+    Raises:
+        UsageError: something is not.
+    """
+    try:
+        read = [estimate["model"]["name"], estimate["verdict"], *(estimate["settings"][key] for key in _SAME)]
+        sizes = [
+            estimate["gpu"]["free_bytes"],
+            estimate["kv_cache"]["block_bytes"],
+            estimate["kv_cache"]["blocks"],
+            estimate["per_gpu"]["total_bytes"],
+            estimate["per_gpu"]["load_peak_bytes"],
+        ]
+        for term in estimate["per_gpu"]["terms"]:
+            read.append(term["name"])
+            sizes += [term["bytes"], term["low_bytes"], term["high_bytes"]]
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{where}: a field is missing ({error})", _WRITES_IT) from None
+    if any(isinstance(value, (dict, list)) for value in read) or not all(isinstance(size, int) for size in sizes):
+        raise UsageError(f"{where}: a field is of another kind", _WRITES_IT)
 
 
 def _group(estimate: dict[str, Any], measurement: Measurement) -> str:

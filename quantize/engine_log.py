@@ -15,7 +15,7 @@ from planner.units import MIB
 _BUDGET: Final = re.compile(r"Object cache budget: ([0-9.]+) MB from free ([0-9.]+) MB and ratio ([0-9.]+)")
 _SLAB: Final = re.compile(r"slab_size (\d+), object_size (\d+), object_count (\d+)")
 _BLOCK_COUNT: Final = re.compile(r"max_block_count = (\d+)")
-_BLOCK_SIZE: Final = re.compile(r"\[BlockManager\] block_size = ([0-9.]+) MB")
+_BLOCK_SIZE: Final = re.compile(r"(?<![\w.])block_size = ([0-9.]+) MB")
 _PYTORCH_BLOCKS: Final = re.compile(r"num_gpu_blocks=(\d+)")
 _OUT_OF_MEMORY: Final = re.compile(
     r"out of memory|OutOfMemoryError|No enough gpu memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation", re.I

@@ -8,7 +8,8 @@ from planner.api import Plan, estimate
 from planner.errors import LmplanError
 from quantize.recipe import Deployment
 
-_QUANT_POLICY = {16: 0, 8: 8, 4: 4}
+QUANT_POLICY = {16: 0, 8: 8, 4: 4}
+"""Bits of a KV cache element -> LMDeploy's quant_policy."""
 
 
 def estimate_result(output: Path, deployment: Deployment) -> Plan | LmplanError:
@@ -21,7 +22,7 @@ def estimate_result(output: Path, deployment: Deployment) -> Plan | LmplanError:
             lmdeploy=deployment.lmdeploy,
             context=deployment.context_tokens,
             engine=deployment.engine,
-            quant_policy=_QUANT_POLICY[deployment.kv_bits],
+            quant_policy=QUANT_POLICY[deployment.kv_bits],
             cache_max_entry_count=deployment.ratio,
             tp=deployment.num_gpus,
         )

@@ -74,6 +74,15 @@ def find_installation(environment: Mapping[str, str]) -> Installation:
     return Installation(command, version, packages, options)
 
 
+def find_interpreter(environment: Mapping[str, str]) -> str:
+    """The Python that the LMDeploy to run is installed for.
+
+    Raises:
+        EnvironmentProblem: there is no LMDeploy.
+    """
+    return _interpreter(_find_command(environment)) or sys.executable
+
+
 def _find_command(environment: Mapping[str, str]) -> tuple[str, ...]:
     given = environment.get(EXECUTABLE_VARIABLE)
     if given:

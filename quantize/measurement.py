@@ -11,6 +11,18 @@ from typing import Any, Final
 from planner.errors import UsageError
 
 SCHEMA: Final = "lmplan.measurement/1"
+_KINDS: Final[dict[str, type]] = {
+    "complete": bool,
+    "outcome": str,
+    "host": dict,
+    "model": dict,
+    "checkpoint": dict,
+    "settings": dict,
+    "free_before_bytes": int,
+    "engine_log": dict,
+    "load_peak_bytes": int,
+    "peak_bytes": int,
+}
 OUTCOMES: Final = ("serves", "dies while loading", "no room for the KV cache", "dies while warming up", "failed")
 
 
@@ -101,7 +113,7 @@ def read(path: Path) -> Measurement:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
@@ -110,10 +122,25 @@ def read(path: Path) -> Measurement:
 
 
 def from_object(value: dict[str, Any], where: str) -> Measurement:
-    """A measurement from its JSON object."""
+    """A measurement from its JSON object.
+
+    Raises:
+        UsageError: a field is missing or of another kind.
+    """
     fields = {name: value[name] for name in Measurement.__dataclass_fields__ if name in value}
     try:
         fields["phases"] = [Phase(**phase) for phase in fields["phases"]]
-        return Measurement(**fields)
+        found = Measurement(**fields)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{where}: a field is missing or unknown ({error})") from None
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(found, name), kind):
+            raise UsageError(f"{where}: {name} is {getattr(found, name)!r:.40}; expected {kind.__name__}")
+    for phase in found.phases:
+        for sizes in (phase.used_bytes, phase.peak_bytes):
+            if not (isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes)):
+                raise UsageError(f"{where}: phase {phase.name!r:.40} has no bytes")
+    for name, size in found.engine_log.items():
+        if not isinstance(size, int):
+            raise UsageError(f"{where}: engine_log.{name} is {size!r:.40}; expected int")
+    return found

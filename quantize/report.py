@@ -88,15 +88,24 @@ def outcome_text(manifest: Mapping[str, Any] | Manifest, output: Path) -> str:
     return _table(rows)
 
 
-def estimate_text(plan: Plan | LmplanError, deployment: Deployment, output: Path) -> str:
-    """The estimate of serving the result, and how to measure it."""
+def estimate_text(
+    plan: Plan | LmplanError, deployment: Deployment, output: Path, unmeasured: LmplanError | None = None
+) -> str:
+    """The estimate of serving the result; where it could not be measured, why not and how to."""
     if isinstance(plan, LmplanError):
         return f"No estimate for {deployment.gpu}: {plan.message}"
     rows = [
         ("for", f"{deployment.gpu}, {deployment.engine}, KV {deployment.kv_bits} bits, ratio {deployment.ratio:g}"),
         ("verdict", plan.verdict),
-        ("GPU memory", f"{format_gib(plan.total_bytes)} predicted, not measured"),
-        ("", f"to measure it: lmplan measure --model {output} --gpu {deployment.gpu}"),
+    ]
+    if unmeasured is None:
+        rows.append(("GPU memory", f"{format_gib(plan.total_bytes)} predicted"))
+    else:
+        rows += [
+            ("GPU memory", f"{format_gib(plan.total_bytes)} predicted, not measured: {unmeasured.message}"),
+            ("", f"to measure it, there: lmplan measure --model {output} --gpu {deployment.gpu}"),
+        ]
+    rows += [
         (
             "sessions",
             f"{plan.memory.max_sequences(deployment.context_tokens)} of {deployment.context_tokens} tokens at once",

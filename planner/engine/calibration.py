@@ -42,7 +42,7 @@ def _entries(file: Path) -> tuple[dict[str, Any], ...]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read: {error}", "lmplan calibrate --reset removes it") from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise UsageError(f"{file} is not of the schema {SCHEMA}", "lmplan calibrate --reset removes it")
@@ -61,8 +61,8 @@ def _check(entry: Any, file: Path) -> None:
     for name in _FIELDS:
         if name not in entry:
             raise UsageError(f"{file}: {name} is missing", hint)
-        if name.endswith("_bytes") and (not isinstance(entry[name], int) or entry[name] < 0):
-            raise UsageError(f"{file}: {name} is {entry[name]!r}; expected bytes", hint)
+        if name.endswith(("_bytes", "runs")) and (not isinstance(entry[name], int) or entry[name] < 0):
+            raise UsageError(f"{file}: {name} is {entry[name]!r}; expected a number", hint)
     for exchange in entry.get("communicator", []):
         if not isinstance(exchange, dict) or set(exchange) != {"tp", "size_bytes", "late_bytes", "runs"}:
             raise UsageError(f"{file}: an entry of communicator cannot be read", hint)

@@ -284,7 +284,7 @@ def test_a_neighbour_that_cannot_hold(lmplan, interpreter, gpu):
         (("measure", "--plan", "nothing.json"), "nothing.json: No such file"),
         (("measure", "--plan", "broken.json"), "broken.json is not JSON"),
         (("measure", "--plan", "other.json"), "its schema is 'lmplan.recommend/1'"),
-        (("measure", "--plan", "hollow.json"), "model or settings are missing"),
+        (("measure", "--plan", "hollow.json"), "hollow.json: a field is missing"),
         (("measure", "--url", "localhost:1"), "--url is 'localhost:1'"),
     ],
     ids=lambda value: " ".join(value[2:]) if isinstance(value, tuple) else "",

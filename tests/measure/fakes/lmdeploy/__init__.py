@@ -4,6 +4,7 @@ context, load_peak, total, served: bytes of the process at each point      log: 
 dies: "loading", "warming up" or "serving", with `says` as the last line and `exit` as exit code or (negative) signal
 hangs: "loading" or "serving"          long_line: bytes without a newline
 leaves: exit with 0 at that point      loads_s: seconds of loading
+by_session: behaviour by the session length, or by "LENGTH tp N"
 worker: start a process of its own that holds the output open; its id goes into the file `worker`
 """
 
@@ -75,6 +76,9 @@ def pipeline(folder, backend_config, log_level, trust_remote_code=False):
     (fake_gpu.FOLDER / "seen.json").write_text(
         json.dumps({"folder": folder, "settings": vars(backend_config), "cuda": os.environ["CUDA_VISIBLE_DEVICES"]})
     )
+    session = str(backend_config.session_len)
+    for key in (session, f"{session} tp {backend_config.tp}"):
+        BEHAVIOUR.update(BEHAVIOUR.get("by_session", {}).get(key, {}))
     if BEHAVIOUR.get("worker"):
         worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (fake_gpu.FOLDER / "worker").write_text(str(worker.pid))
