@@ -10,7 +10,12 @@ LMDEPLOY ?= lmdeploy==0.18.0
 LMDEPLOY_NEEDS := "transformers>=5.17,<5.24" "datasets>=4.8,<5" accelerate mmengine-lite fire sentencepiece safetensors pydantic pillow \
 	pybase64 shortuuid requests platformdirs
 
-.PHONY: demo test check lint types bench docs clean
+# The pages are tried in Chromium where there is one (`apt-get install chromium`); CI always brings it.
+ifeq ($(shell command -v chromium chromium-browser google-chrome 2>/dev/null),)
+export LMPLAN_WITHOUT_BROWSER := 1
+endif
+
+.PHONY: demo test check lint types bench bench-gpu docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lmplan estimate --model internlm2_5-7b --gpu a100-24g
@@ -27,6 +32,11 @@ check: $(VENV)/.test-light
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmark.py
+	$(BIN)/python tests/benchmark_search.py
+
+# On a machine with a GPU and LMDeploy; LMDEPLOY_PYTHON is the interpreter that it is installed for.
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python tests/benchmark_sampling.py $(LMDEPLOY_PYTHON)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -24,6 +24,7 @@ from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec
 
 SCHEMA = "lmplan.ledger/1"
+MEASUREMENT_SCHEMA = "lmplan.measurement/1"
 LOG_DOUBT_BYTES = 5243
 """Half of the last digit of the engine's log, 0.01 MiB: doubt of the log and not of the plan."""
 _WEIGHTS = {"16-bit": "as-is", "awq": "w4a16", "fp8": "fp8"}
@@ -126,7 +127,7 @@ def read_runs(path: Path) -> Iterator[Run]:
     """The runs of a ledger, or the one of a measurement file."""
     file = json.loads(path.read_text(encoding="utf-8"))
     for value in file.get("runs", [file]):
-        yield _run(value, file.get("configs", {}))
+        yield one_run(value, file.get("configs", {}))
 
 
 def replay(run: Run) -> Replayed | None:
@@ -155,7 +156,8 @@ def _alike(one: ModelSpec, other: ModelSpec) -> bool:
     )
 
 
-def _run(value: dict[str, Any], configs: dict[str, Any]) -> Run:
+def one_run(value: dict[str, Any], configs: dict[str, Any]) -> Run:
+    """A run of a ledger with these configs, or a measurement that brings its own."""
     config, log = value["model"]["config"], value["engine_log"]
     loaded = next((phase for phase in value["phases"] if phase["name"] == "loaded"), None)
     return Run(

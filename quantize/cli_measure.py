@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -16,7 +15,7 @@ from planner.engine.settings import Wishes
 from planner.errors import CheckFailedError, ChildFailedError, UsageError
 from planner.footprint import SERVES
 from planner.gpu import find_gpu
-from planner.options import deployment_options
+from planner.options import deployment_options, schema_option
 from planner.report import jsonform
 from planner.units import format_bytes, format_gib, parse_bytes
 from quantize import compare_report
@@ -25,7 +24,6 @@ from quantize.installation import find_interpreter
 from quantize.local_gpu import local_gpu
 from quantize.measurement import Measurement, read, write
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _MOST_PIXELS = 16384
 
 
@@ -39,24 +37,6 @@ def _size(value: str | None) -> int | None:
     if size <= 0:
         raise UsageError(f"--limit is {value}; expected such as 24GiB")
     return size
-
-
-def _schema_option(name: str, what: str) -> Callable[[Command], Command]:
-    """``--schema``: print a schema that is shipped, and nothing else."""
-
-    def show(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-        if wanted:
-            click.echo((Path(__file__).parent / "data" / name).read_text(encoding="utf-8"), nl=False)
-            ctx.exit()
-
-    return click.option(
-        "--schema",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=show,
-        help=f"Print the JSON Schema {what}.",
-    )
 
 
 def _tell(text: str) -> None:
@@ -96,7 +76,7 @@ def _tell(text: str) -> None:
 )
 @click.option("--url", help="Attach to a server that runs already, such as http://localhost:23333.")
 @click.option("--pid", type=int, help="The server's process, for --url.")
-@_schema_option("measurement-1.schema.json", "of measurement files and exit")
+@schema_option("measurement-1.schema.json")
 def measure_command(
     model: str | None,
     gpu: str,
@@ -228,7 +208,7 @@ def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
 @click.argument("measurement_file", metavar="MEASUREMENT", type=click.Path(path_type=Path))
 @click.option("--tolerance", type=float, help="Relative difference allowed, such as 0.01.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@_schema_option("comparison-1.schema.json", "of --format json and exit")
+@schema_option("comparison-1.schema.json")
 def compare_command(estimate_file: Path, measurement_file: Path, tolerance: float | None, form: str) -> int:
     """Put an ESTIMATE (from `lmplan estimate --format json`) beside a MEASUREMENT.
 

@@ -169,8 +169,12 @@ def _limited(case: Case, nvml: Nvml, caught: Sequence[int]) -> Iterator[int | No
 
 def _environment(nvml: Nvml, devices: Sequence[int]) -> dict[str, str]:
     """The child sees the devices that we read and no others, in our order."""
+    # The child runs in a folder of its own, where relative entries would lead elsewhere.
+    path = os.environ.get("PYTHONPATH")
+    absolute = {"PYTHONPATH": os.pathsep.join(str(Path(p).absolute()) for p in path.split(os.pathsep))} if path else {}
     return {
         **os.environ,
+        **absolute,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": nvml.visible(devices),
         "PYTHONUNBUFFERED": "1",

@@ -15,6 +15,7 @@ from planner.model import formats
 from planner.model.tensors import inventory
 from planner.report.jsonform import settings_object
 from planner.units import format_gib
+from quantize.gpu_memory import SAMPLE_INTERVAL_S
 from quantize.local_gpu import local_gpu
 from quantize.measure import Case, measure
 from quantize.measurement import Measurement
@@ -101,6 +102,8 @@ def measure_plan(
     load_only: bool = False,
     time_limit_s: float = 900.0,
     python: str = "python3",
+    decode_batches: tuple[int, ...] = (1, 16),
+    sample_interval_s: float = SAMPLE_INTERVAL_S,
     tell: Callable[[str], None] = lambda text: None,
     note: str = "",
 ) -> Measurement:
@@ -126,6 +129,8 @@ def measure_plan(
         time_limit_s=time_limit_s,
         devices=tuple(range(device, device + settings.tp)),
         python=python,
+        decode_batches=decode_batches,
+        sample_interval_s=sample_interval_s,
     )
     config = dict(plan.source.config)
     text = json.dumps(config, sort_keys=True)

@@ -21,7 +21,7 @@ LAYERS = (
     ("planner.engine",),
     ("planner.footprint",),
     ("planner.ledger", "planner.bands"),
-    ("planner.accuracy",),
+    ("planner.accuracy", "planner.ledger_add"),
     ("planner.throughput", "planner.throughput_fit"),
     ("planner.candidates",),
     ("planner.search",),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from planner import accuracy, bands
+from planner import accuracy, bands, ledger_add
 from planner.api import estimate
 from planner.data import ROOT
 from planner.engine import versions
@@ -150,6 +151,31 @@ def test_a_report_says_what_was_measured_and_what_was_not(gpu: str, wishes: dict
     deployment = estimate("llama-3.1-8b", gpu, **wishes).memory.deployment
     assert said in bands.line(deployment)
     assert (bands.find(deployment) is None) == bands.line(deployment).startswith("not measured")
+
+
+def test_measurements_are_added_to_a_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for index, file in enumerate(FILES):
+        run = json.loads(json.dumps(file["runs"][index]))
+        run["model"]["config"] = file["configs"][run["model"]["config"]]
+        files.append(tmp_path / f"{index}.json")
+        files[-1].write_text(json.dumps({"schema": "lmplan.measurement/1", **run}))
+    other = json.loads(files[0].read_text())
+    other["model"]["config"]["max_position_embeddings"] = 4096
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    ledger = tmp_path / "ledger.json"
+    assert ledger_add.main([str(ledger), str(files[0]), str(files[1])]) == 0
+    assert ledger_add.main([str(ledger), str(files[0]), str(tmp_path / "other.json")]) == 0
+    assert capsys.readouterr().out.count("added ") == 4
+    runs = list(read_runs(ledger))
+    assert runs[0] == runs[2] == next(read_runs(shipped_files()[0]))
+    assert len(json.loads(ledger.read_text())["configs"]) == 3
+    for changes in ({"schema": "another"}, {"host": {"product": "Another GPU"}}, {"settings": {}}):
+        (tmp_path / "other.json").write_text(json.dumps({**other, **changes}))
+        assert ledger_add.main([str(ledger), str(tmp_path / "other.json")]) == 2
+        assert len(list(read_runs(ledger))) == 4
+    for words in ([], [str(ledger)], [str(ledger), "nothing.json"], ["pyproject.toml", str(files[0])]):
+        assert ledger_add.main(words) == 2
 
 
 def test_a_run_of_an_unknown_gpu_is_not_planned() -> None:

@@ -19,7 +19,7 @@ from quantize.measurement import Measurement, from_object, read
 from tests.measure.conftest import planned
 
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMA = json.loads((Path(__file__).parents[2] / "quantize/data/comparison-1.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "planner/data/schemas/comparison-1.schema.json").read_text())
 WISHES = {"cache_max_entry_count": 0.8, "max_batch_size": 128}
 Capture = pytest.CaptureFixture[str]
 

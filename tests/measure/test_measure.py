@@ -19,7 +19,7 @@ from planner.model.tensors import inventory
 from quantize.synthetic import write_checkpoint
 from tests.measure.conftest import MODEL, as_planned, group_is_gone, measured, planned, wait_for
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "quantize/data/measurement-1.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[2] / "planner/data/schemas/measurement-1.schema.json").read_text())
 WORDS = ("measure", "--model", MODEL, "--dry-weights")
 OUT_OF_MEMORY = "RuntimeError: [TM][FATAL] CUDA runtime error: out of memory"
 
