@@ -32,7 +32,7 @@ class CalibrationPeak:
 
 
 class _Cache(TorchCache):
-    """A TorchCache whose blocks go by numbers, that can be emptied, and that remembers its peaks."""
+    """A TorchCache whose blocks go by numbers, and that remembers its peaks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,13 +56,6 @@ class _Cache(TorchCache):
             block = self._held.pop(number)
             self.allocated_bytes -= block.size_bytes
             self.release(block)
-
-    def empty(self) -> None:
-        """Give back the segments that nothing is in, as `torch.cuda.empty_cache` does."""
-        for block in list(self._free):
-            if block.before is None and block.after is None:
-                self._free.remove(block)
-                self.reserved_bytes -= block.size_bytes
 
 
 class _Replay:

@@ -29,11 +29,15 @@ _FIELDS = (
 
 def path() -> Path:
     """The file: hosts.json in LMPLAN_CONFIG_HOME, else in lmplan/ of XDG_CONFIG_HOME or ~/.config."""
-    own = os.environ.get("LMPLAN_CONFIG_HOME")
+    return _file(os.environ.get("LMPLAN_CONFIG_HOME"), os.environ.get("XDG_CONFIG_HOME"))
+
+
+@cache
+def _file(own: str | None, base: str | None) -> Path:
+    """Spelled out once for each pair of variables: a sweep asks for every candidate."""
     if own:
         return Path(own) / "hosts.json"
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "lmplan" / "hosts.json"
+    return Path(base or "~/.config").expanduser() / "lmplan" / "hosts.json"
 
 
 @cache

@@ -134,7 +134,7 @@ class PytorchEngine:
             yield allocation
         for linear in weights.text_linears(self.text, self.quantization, self.sharding):
             if not linear.quantized or self.quantization is None:
-                yield weights.plain_linear(linear)
+                yield self._stacked(weights.plain_linear(linear))
                 continue
             num_in, num_out, count = linear.num_in, linear.num_out, linear.count
             size = self.quantization.group_size
@@ -146,6 +146,13 @@ class PytorchEngine:
             yield Allocation(linear.what, num_in * num_out // 2, count)
             yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
             yield Allocation(f"{linear.what} zeros", groups // 2, count)
+
+    def _stacked(self, allocation: Allocation) -> Allocation:
+        """A layer's experts are one tensor (`lmdeploy/pytorch/nn/moe/`)."""
+        if not allocation.what.startswith("expert"):
+            return allocation
+        experts = max(g.mlp.num_experts for g in self.text.layer_groups if isinstance(g.mlp, MoeMlp))
+        return Allocation(allocation.what, allocation.size_bytes * experts, allocation.count // experts)
 
     def _vision(self) -> Iterable[Allocation]:
         tower = self.spec.vision

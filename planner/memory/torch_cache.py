@@ -8,6 +8,7 @@ the cache: the peak of loading. Rules from c10/cuda/CUDACachingAllocator.cpp (to
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,28 +26,31 @@ _SEGMENT_ROUND_BYTES: Final = 2 * MIB
 class _Block:
     size_bytes: int
     small: bool
+    serial: int
     free: bool = True
     before: _Block | None = None
     after: _Block | None = None
 
 
 class TorchCache:
-    """Follows allocations and frees; `reserved_bytes` only ever grows."""
+    """Follows allocations and frees; `reserved_bytes` grows until `empty` is called."""
 
     def __init__(self) -> None:
         self.reserved_bytes = 0
-        self._free: list[_Block] = []
+        # Free blocks by size, small and large apart; the serial number settles ties as addresses do.
+        self._free: dict[bool, list[tuple[int, int, _Block]]] = {True: [], False: []}
+        self._serial = 0
 
     def allocate(self, size_bytes: int) -> _Block:
         """Take a block, from the cache where one fits."""
         size = round_up(max(size_bytes, 1), _ROUND_BYTES)
         small = size <= _SMALL_BYTES
-        fitting = [b for b in self._free if b.small == small and b.size_bytes >= size]
-        if fitting:
-            block = min(fitting, key=lambda b: b.size_bytes)
-            self._free.remove(block)
+        fitting = self._free[small]
+        at = bisect_left(fitting, size, key=_size)
+        if at < len(fitting):
+            block = fitting.pop(at)[2]
         else:
-            block = _Block(self._segment_bytes(size, small), small)
+            block = self._block(_segment_bytes(size, small), small)
             self.reserved_bytes += block.size_bytes
         self._split(block, size)
         block.free = False
@@ -57,35 +61,65 @@ class TorchCache:
         block.free = True
         for neighbour in (block.before, block.after):
             if neighbour is not None and neighbour.free:
-                self._free.remove(neighbour)
+                self._take_out(neighbour)
                 first, second = (neighbour, block) if neighbour is block.before else (block, neighbour)
-                block = self._merge(first, second)
-        self._free.append(block)
+                block = _merge(first, second)
+        self._put(block)
 
-    @staticmethod
-    def _segment_bytes(size: int, small: bool) -> int:
-        if small:
-            return _SMALL_SEGMENT_BYTES
-        if size < _MIN_LARGE_BYTES:
-            return _LARGE_SEGMENT_BYTES
-        return round_up(size, _SEGMENT_ROUND_BYTES)
+    def empty(self) -> None:
+        """Give back the segments that nothing is in, as `torch.cuda.empty_cache` does."""
+        for entries in self._free.values():
+            whole = [entry for entry in entries if entry[2].before is None and entry[2].after is None]
+            for entry in whole:
+                entries.remove(entry)
+                self.reserved_bytes -= entry[0]
+
+    def _block(self, size: int, small: bool) -> _Block:
+        self._serial += 1
+        return _Block(size, small, self._serial)
+
+    def _put(self, block: _Block) -> None:
+        insort(self._free[block.small], (block.size_bytes, block.serial, block), key=_size_and_serial)
+
+    def _take_out(self, block: _Block) -> None:
+        entries = self._free[block.small]
+        at = bisect_left(entries, (block.size_bytes, block.serial), key=_size_and_serial)
+        assert entries[at][2] is block
+        del entries[at]
 
     def _split(self, block: _Block, size: int) -> None:
         rest = block.size_bytes - size
         if rest < (_ROUND_BYTES if block.small else _SMALL_BYTES + 1):
             return
-        tail = _Block(rest, block.small, True, block, block.after)
+        tail = self._block(rest, block.small)
+        tail.before, tail.after = block, block.after
         if block.after is not None:
             block.after.before = tail
         block.after = tail
         block.size_bytes = size
-        self._free.append(tail)
+        self._put(tail)
 
-    @staticmethod
-    def _merge(first: _Block, second: _Block) -> _Block:
-        first.size_bytes += second.size_bytes
-        first.after = second.after
-        if second.after is not None:
-            second.after.before = first
-        first.free = True
-        return first
+
+def _size(entry: tuple[int, int, _Block]) -> int:
+    return entry[0]
+
+
+def _size_and_serial(entry: tuple[int, int, _Block]) -> tuple[int, int]:
+    return entry[0], entry[1]
+
+
+def _segment_bytes(size: int, small: bool) -> int:
+    if small:
+        return _SMALL_SEGMENT_BYTES
+    if size < _MIN_LARGE_BYTES:
+        return _LARGE_SEGMENT_BYTES
+    return round_up(size, _SEGMENT_ROUND_BYTES)
+
+
+def _merge(first: _Block, second: _Block) -> _Block:
+    first.size_bytes += second.size_bytes
+    first.after = second.after
+    if second.after is not None:
+        second.after.before = first
+    first.free = True
+    return first
