@@ -17,12 +17,13 @@ from typing import Any, BinaryIO, Final, Literal
 
 from planner.errors import UsageError
 from planner.model.dtypes import DType
+from planner.model.source import SYNTHETIC_MARK
 from planner.model.spec import Quantization
 from planner.model.tensors import Role, Tensor, TensorGroup
 from quantize.stand_ins import NUM_TOKENS, write_config, write_tokenizer
 
 Fill = Literal["sparse", "random"]
-MARK: Final = "LMPLAN_SYNTHETIC"
+MARK: Final = SYNTHETIC_MARK
 WEIGHTS: Final = "model.safetensors"
 _MARK_TEXT: Final = (
     "lmplan drew these weights from the model's shapes ({fill}).\n"

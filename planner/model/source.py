@@ -15,6 +15,8 @@ from planner.model.checkpoint import INDEX_NAME, Checkpoint, read_folder
 from planner.model.hub import MAX_CONFIG_BYTES, HubFile, HubId
 
 CONFIG_NAME: Final = "config.json"
+SYNTHETIC_MARK: Final = "LMPLAN_SYNTHETIC"
+"""The file beside weights that lmplan drew."""
 _KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id such as org/name@main"
 
 Origin = Literal["folder", "file", "catalog", "cache", "hub"]
@@ -123,7 +125,7 @@ def _from_folder(folder: Path) -> ModelSource:
         origin="folder",
         folder=folder,
         checkpoint=checkpoint,
-        notes=() if checkpoint else _no_safetensors(folder),
+        notes=_synthetic(folder) if checkpoint else _no_safetensors(folder),
     )
 
 
@@ -133,6 +135,12 @@ def _folder_name(folder: Path) -> str:
     if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
         return whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
     return whole.name or str(whole)
+
+
+def _synthetic(folder: Path) -> tuple[str, ...]:
+    if (folder / SYNTHETIC_MARK).exists():
+        return (f"lmplan drew the weights of {folder} from their shapes: measure with them, never serve them",)
+    return ()
 
 
 def _no_safetensors(folder: Path) -> tuple[str, ...]:

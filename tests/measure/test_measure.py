@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,7 @@ def test_a_folder_of_real_weights_is_served_where_it_is(lmplan, engine, gpu, tmp
     assert done.returncode == 0, done.stderr
     assert json.loads((gpu / "seen.json").read_text())["folder"] == str(tmp_path / "mine")
     assert measured(tmp_path).checkpoint["synthetic"]  # the mark file is there
+    assert "never serve them" in lmplan("estimate", "--model", "mine", "--gpu", "h200").stdout
     done = lmplan("measure", "--model", "mine", "--weights", "w4a16")
     assert done.returncode == 2
     assert "is not quantized" in done.stderr and "--dry-weights" in done.stderr
@@ -402,3 +405,12 @@ def test_every_run_of_the_ledger_follows_the_schema():
         for run in json.loads(path.read_text())["runs"]:
             errors = [error.message for error in validator.iter_errors({"schema": "lmplan.measurement/1", **run})]
             assert errors == [], run["model"]["name"]
+
+
+@pytest.mark.parametrize("program", ["probe.py", "hold.py"])
+def test_what_runs_inside_lmdeploy_s_python_stands_alone(program):
+    tree = ast.parse((Path(__file__).parents[2] / "quantize" / program).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    outside = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    assert outside <= {"torch", "lmdeploy", "PIL"}
