@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -27,6 +28,8 @@ COMMANDS = {
     "inspect": ("quantize.cli:inspect_command", "Check an AWQ checkpoint, tensor by tensor."),
 }
 """Command -> where it lives and what it does; imported when called."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a disk says that takes no more."""
 
 
 @click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,15 +61,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Abort:
         return _complain("interrupted", "", 130)
     except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "lmplan"
+        named = f"lmplan {words[0]}" if words and words[0] in COMMANDS else "lmplan"
+        path = error.ctx.command_path if error.ctx else named
         return _complain(error.format_message(), f"`{path} --help` lists the options", error.exit_code)
     except click.ClickException as error:
         return _complain(error.format_message(), "", error.exit_code)
     except BrokenPipeError:
-        # The reader went away (`lmplan models | head`): nothing more to say, and nothing may be said on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away (`lmplan models | head`): nothing more to say.
+        _silence()
         return 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        # Files are written with messages of their own, so this is standard output.
+        _silence()
+        return _complain(f"cannot write the output: {error.strerror}", "Free disk space, or print elsewhere", 5)
     return result if isinstance(result, int) else 0
+
+
+def _silence() -> None:
+    """Throw away what standard output still holds, so that nothing is said of it on exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, hint: str, exit_code: int) -> int:

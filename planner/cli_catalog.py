@@ -45,6 +45,9 @@ def models_command(contains: str, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(rows, indent=2))
         return
+    if not rows:
+        click.echo(f"no name contains {contains!r}; `lmplan models` lists them all", err=True)
+        return
     table = [
         [
             f"{row['name']}{'*' if 'problem' in row else ''}",
@@ -89,6 +92,9 @@ def gpus_command(contains: str, form: str) -> None:
                 indent=2,
             )
         )
+        return
+    if not found:
+        click.echo(f"no name contains {contains!r}; `lmplan gpus` lists them all", err=True)
         return
     rows = [
         [

@@ -17,7 +17,12 @@ from planner.options import deployment_options, gpu_options, schema_option
 )
 @gpu_options
 @deployment_options
-@click.option("--context", type=int, metavar="TOKENS", help="Length of a session to plan for.  [default: 8192]")
+@click.option(
+    "--context",
+    type=int,
+    metavar="TOKENS",
+    help="Length of a session to plan for.  [default: 8192, or --session-len where that is less]",
+)
 @click.option("--explain", is_flag=True, help="Print each term's formula with the numbers put in.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 @schema_option("estimate-1.schema.json")

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from planner.errors import DoesNotFitError, UsageError
-from planner.options import load_options, schema_option
+from planner.options import form_by_ending, load_options, schema_option
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
+_ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
 
 
 @click.command("report")
@@ -43,12 +44,14 @@ def report_command(
     lmplan report --diff old.json new.json
     """
     if plans:
-        text = _diff(*plans, form or _by_ending(output, "markdown"))
+        if model or gpu:
+            raise UsageError("--diff compares two plans that are there", "Leave --model and --gpu out")
+        text = _diff(*plans, form or form_by_ending(output, _ENDINGS, "markdown"))
         code = 0
     else:
         if not model or not gpu:
             raise UsageError("--model and --gpu are needed", "Or --diff OLD NEW for two plans")
-        text, code = _report(model, gpu, form or _by_ending(output, "html"), wishes)
+        text, code = _report(model, gpu, form or form_by_ending(output, _ENDINGS, "html"), wishes)
     if output is None:
         click.echo(text, nl=False)
         return code
@@ -58,11 +61,6 @@ def report_command(
         raise UsageError(f"cannot write {output}: {error.strerror}") from None
     click.echo(f"wrote {output}", err=True)
     return code
-
-
-def _by_ending(output: Path | None, default: str) -> str:
-    endings = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
-    return endings.get(output.suffix.lower(), default) if output else default
 
 
 def _report(model: str, gpu: tuple[str, ...], form: str, wishes: dict[str, Any]) -> tuple[str, int]:

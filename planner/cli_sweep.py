@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from planner.errors import DoesNotFitError, UsageError
-from planner.options import schema_option
+from planner.options import form_by_ending, schema_option
+
+_ENDINGS = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html", ".txt": "table"}
 
 
 @click.command("sweep")
@@ -40,9 +42,8 @@ def sweep_command(fleet: Path, form: str | None, output: Path | None) -> int:
     from planner.fleet_file import read_fleet
     from planner.report import fleet_forms
 
+    form = form or form_by_ending(output, _ENDINGS, "table")
     found = sweep(read_fleet(fleet))
-    endings = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
-    form = form or (endings.get(output.suffix.lower(), "table") if output else "table")
     if form == "html":
         text = fleet_forms.render_html(found, fleet.stem, today())
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from planner.data import ROOT
+from planner.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -92,7 +94,9 @@ def load_options(*, required: bool = True) -> Callable[[Command], Command]:
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
         click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy takes."),
         click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
-        click.option("--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192]"),
+        click.option(
+            "--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192, or the model's most]"
+        ),
         click.option("--concurrency", type=int, metavar="N", help="Sessions at once.  [default: 1]"),
         click.option("--images", type=int, metavar="N", help="Images in a session, part of its tokens."),
         click.option("--latency-ms", type=float, metavar="MS", help="Longest time between two tokens of a user."),
@@ -118,3 +122,18 @@ def schema_option(file: str) -> Callable[[Command], Command]:
 
     text = "Print the JSON Schema of --format json and exit."
     return click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=show, help=text)
+
+
+def form_by_ending(output: Path | None, endings: Mapping[str, str], default: str) -> str:
+    """The format that a file's ending asks for; `default` for standard output and files without an ending.
+
+    Raises:
+        UsageError: an ending of no format.
+    """
+    ending = output.suffix.lower() if output else ""
+    if not ending:
+        return default
+    if ending not in endings:
+        known = ", ".join(sorted(endings))
+        raise UsageError(f"{output}: no format ends in {ending}", f"Name it {known}, or give --format")
+    return endings[ending]

@@ -11,7 +11,12 @@ from typing import Any, Final
 from planner.errors import UsageError
 from planner.units import format_gib
 
-READABLE: Final = ("lmplan.report/1", "lmplan.recommend/1", "lmplan.estimate/1")
+READABLE: Final = {
+    "lmplan.report/1": ("provenance", "decision", "options"),
+    "lmplan.recommend/1": ("model", "load", "options"),
+    "lmplan.estimate/1": ("model", "settings", "per_gpu"),
+}
+"""The forms of plans, each with keys that a whole one has."""
 MAX_BYTES: Final = 64 * 2**20
 _TEXTS: Final = ("formula", "why", "notes", "evidence", "reasons")
 """Keys whose values only restate others."""
@@ -92,6 +97,9 @@ def read_plan(path: Path) -> dict[str, Any]:
             "Make that plan again with this version: its settings are under `load` and `settings`",
         )
     assert isinstance(value, dict)
+    lacking = [key for key in READABLE[schema] if key not in value]
+    if lacking:
+        raise UsageError(f"{path} is no whole {schema}: it lacks {', '.join(lacking)}", "Make that plan again")
     return value
 
 

@@ -32,7 +32,9 @@ def compose(path: Path) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise UsageError(f"{path.name}:{mark.line + 1 if mark else 1}: {error.problem or 'not YAML'}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
+    except yaml.YAMLError as error:
         raise UsageError(f"{path.name}:1: not YAML: {str(error).splitlines()[0]}") from None
 
 

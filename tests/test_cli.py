@@ -485,3 +485,46 @@ def test_a_reader_that_goes_away() -> None:
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith("name")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("words", [GOOD, ("models",), ("--help",)])
+def test_a_full_disk_is_one_line(words):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from planner.cli import main; main()", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[0] == "lmplan: cannot write the output: No space left on device"
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", [("report", "--model", "qwen3-8b", "--gpu", "a10"), ("sweep", "docs/fleet.yaml")])
+def test_an_ending_of_no_format_is_refused(command, capsys, tmp_path):
+    assert run([*command, "-o", str(tmp_path / "plan.pdf")]) == 2
+    message, hint = complaint(capsys)
+    assert "no format ends in .pdf" in message
+    assert ".html" in hint
+    assert not (tmp_path / "plan.pdf").exists()
+
+
+def test_diff_and_a_model_do_not_go_together(capsys):
+    assert run(["report", "--model", "qwen3-8b", "--gpu", "a10", "--diff", "old.json", "new.json"]) == 2
+    assert "--diff" in complaint(capsys)[0]
+
+
+def test_help_of_the_command_is_named_where_an_option_lacks_its_value(capsys):
+    assert run(["report", "--diff", "old.json"]) == 2
+    assert complaint(capsys)[1] == "`lmplan report --help` lists the options"
+
+
+@pytest.mark.parametrize("command", ["models", "gpus"])
+def test_a_catalog_without_the_name_says_so(command, capsys):
+    assert run([command, "nothing-like-it"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no name contains 'nothing-like-it'" in captured.err

@@ -78,6 +78,7 @@ def test_estimates_and_recommendations_are_compared_too(tmp_path: Path, capsys: 
         ("{", "is not JSON"),
         ("[]", "is no plan of lmplan"),
         ('{"schema": 3}', "is no plan of lmplan"),
+        ('{"schema": "lmplan.recommend/1", "model": {}}', "is no whole lmplan.recommend/1: it lacks load, options"),
         ('{"schema": "other/1"}', "is no plan of lmplan"),
         ('{"schema": "lmplan.report/0"}', "has the form lmplan.report/0, which this lmplan does not read"),
         ('{"schema": "lmplan.report/2"}', "has the form lmplan.report/2, which this lmplan does not read"),
