@@ -226,7 +226,8 @@ def _read_estimate(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        hint = "Estimates come from `lmplan estimate --format json`"
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict) or value.get("schema") != jsonform.SCHEMA:

@@ -48,7 +48,9 @@ def read_rows(path: Path, field: str = "text") -> Iterator[str]:
         reader = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
         yield from (text for text in reader(path, field) if text.strip())
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}", "Name a .txt, .jsonl or .parquet file of your own text"
+        ) from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from None
 

@@ -68,7 +68,7 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
         UnsupportedModelError: a model that lmplan does not know.
     """
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
+        raise UsageError(f"there is no folder {folder}", "Give the folder of a checkpoint, with its config.json")
     config = read_config(folder / "config.json")
     quantization = read_quantization(Fields(config))
     problems = list(_config_problems(config, quantization))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,7 @@ def load_recipe(name: str, settings: Iterable[str] = (), environment: Mapping[st
     try:
         recipe = Recipe.model_validate(source.values)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False)[0], source) from None
+        raise _explain_all(error.errors(include_url=False), source) from None
     return LoadedRecipe(recipe, path.stem, dict(source.places))
 
 
@@ -196,6 +197,20 @@ def _override(source: _Source, keys: tuple[str, ...], text: str, place: str) -> 
         target = child
     target[keys[-1]] = value
     source.places[keys] = place
+
+
+def _explain_all(errors: list[ErrorDetails], source: _Source) -> UsageError:
+    """All errors at once, in the order of the recipe's lines; what the environment or ``--set`` gave comes last."""
+
+    def line(error: ErrorDetails) -> int:
+        number = source.place(error["loc"]).removeprefix(f"{source.name}:")
+        return int(number) if number.isdigit() else sys.maxsize
+
+    found = [_explain(error, source) for error in sorted(errors, key=line)]
+    if len(found) == 1:
+        return found[0]
+    lines = [f"{each.message}. {each.hint}" if each.hint else each.message for each in found]
+    return UsageError("\n".join([f"{source.name} has {len(lines)} errors", *lines]))
 
 
 def _explain(error: ErrorDetails, source: _Source) -> UsageError:

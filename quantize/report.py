@@ -60,7 +60,9 @@ def findings_text(job: Job) -> str:
     """Every finding with its remedy; empty where there is none."""
     lines = []
     for finding in sorted(job.findings, key=lambda finding: finding.severity.value):
-        lines += [f"{finding.severity.value}: {finding.what}", f"  {finding.remedy}"]
+        lines.append(f"{finding.severity.value}: {finding.what}")
+        if finding.remedy:
+            lines.append(f"  {finding.remedy}")
     return "\n".join(lines)
 
 

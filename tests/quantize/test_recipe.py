@@ -145,3 +145,15 @@ def test_shipped_recipes_are_valid_and_can_run(name):
     source = find_model(recipe)
     assert not list(recipe_findings(recipe, read_spec(source.config, source.name), source.config))
     assert recipe.output == name if not recipe.draw else f"{name}-w4a16"
+
+
+def test_all_errors_are_told_at_once_in_the_order_of_the_lines(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("model: m\noutputt: o\nbits: many\ncalibration:\n  samples: -1\n")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(str(path), ["deployment.gpu=7"], {})
+    first, *lines = caught.value.message.splitlines()
+    assert first == f"{path} has 5 errors"
+    assert [line.removeprefix(f"{path}:").partition(":")[0] for line in lines[:4]] == ["1", "2", "3", "5"]
+    assert "unknown key outputt. Perhaps you meant output" in lines[1]
+    assert lines[4].startswith("--set deployment.gpu: deployment.gpu is 7; expected a text")
