@@ -91,6 +91,8 @@ def _by_name(text: str) -> Gpu:
     for gpu in catalog():
         known = (gpu.name, *gpu.aliases)
         names += known
+        if not gpu.slice_of:
+            known += (gpu.product.lower(), gpu.product.lower().removeprefix("nvidia "))
         if wanted.translate(_SEPARATORS) in (name.translate(_SEPARATORS) for name in known):
             return gpu
     if re.fullmatch(r"[0-9.]+\s*[kmgt]?i?", wanted):

@@ -86,3 +86,11 @@ def test_usable_bytes_are_fewer_than_the_nominal_ones() -> None:
 def test_a_size_that_is_none(text: str) -> None:
     with pytest.raises(UsageError):
         find_gpu(text, 80)
+
+
+def test_the_driver_name_of_every_card_finds_it() -> None:
+    cards = [gpu for gpu in catalog() if not gpu.slice_of]
+    assert len({gpu.product for gpu in cards}) == len(cards)
+    for gpu in cards:
+        assert find_gpu(gpu.product).name == gpu.name
+    assert find_gpu("NVIDIA GeForce RTX 4090").name == "rtx-4090"
