@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from planner.api import Plan
 from planner.engine.settings import Wishes
@@ -53,7 +54,12 @@ def _tell(text: str) -> None:
     help="A name has to be this machine's; --limit imitates smaller cards.",
 )
 @deployment_options
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="Take model and settings from a plan.json.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="Take model and settings from a plan.json; --model says where a model without a known name lies.",
+)
 @click.option("--dry-weights", is_flag=True, help="Measure an empty checkpoint of these shapes: no download, no disk.")
 @click.option("--limit", metavar="SIZE", help="Imitate a smaller card: a neighbour holds the rest.")
 @click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine; tp takes the next ones.")
@@ -107,6 +113,7 @@ def measure_command(
     _check_usage(out, time_limit_s, image_pixels, url, pid)
     given = {**wishes, "quant_policy": int(quant_policy)}
     if plan_file is not None:
+        _refuse_settings((*wishes, "quant_policy"))
         model, given = _from_plan(plan_file, model)
     if url is not None:
         return _attach(url, pid, device, model, given, out)
@@ -186,6 +193,14 @@ def _attach(url: str, pid: int | None, device: int, model: str | None, given: di
         click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
     click.echo(f"written to {out}")
     return 0
+
+
+def _refuse_settings(names: tuple[str, ...]) -> None:
+    """Settings come from the plan or from the command line, not from both."""
+    source = click.get_current_context().get_parameter_source
+    typed = [f"--{name.replace('_', '-')}" for name in names if source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        raise UsageError(f"--plan brings its own {', '.join(typed)}", "Leave them out, or plan again with them")
 
 
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:

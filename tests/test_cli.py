@@ -528,3 +528,10 @@ def test_a_catalog_without_the_name_says_so(command, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "no name contains 'nothing-like-it'" in captured.err
+
+
+def test_a_plan_and_settings_do_not_go_together(capsys, tmp_path):
+    assert run([*GOOD, "--format", "json"]) == 0
+    (tmp_path / "plan.json").write_text(capsys.readouterr().out)
+    assert run(["measure", "--plan", str(tmp_path / "plan.json"), "--tp", "2", "--quant-policy", "8"]) == 2
+    assert complaint(capsys)[0] == "lmplan: --plan brings its own --tp, --quant-policy"
