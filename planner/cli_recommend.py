@@ -28,6 +28,7 @@ def recommend_command(
     """Recommend settings for a load: weights, KV bits, GPUs, ratio and lengths, with the reasons.
 
     Exits with 3 when not everything asked for can be served; the closest plan is printed all the same.
+    With --max it exits with 3 when no option holds a single user.
 
     \b
     lmplan recommend --model internlm2_5-7b --gpu a10 --context 8192 --concurrency 16
@@ -52,9 +53,9 @@ def recommend_command(
             click.echo(decision_table.render(advice), nl=False)
     if write is not None:
         _write(write, advice.artefacts())
-    if limits:
-        return 0
-    return 0 if advice.decision.serves else DoesNotFitError.exit_code
+    # How far every option goes is an answer by itself, as long as one of them holds a single user.
+    serves = advice.decision.serves or any(each.users is not None and each.users.value for each in advice.limits)
+    return 0 if serves else DoesNotFitError.exit_code
 
 
 def _write(folder: Path, files: tuple[Any, ...]) -> None:

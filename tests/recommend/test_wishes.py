@@ -111,6 +111,13 @@ def test_every_form_prints(form: str, extra: list[str], capsys: Capture) -> None
         assert ("limits" in value) == bool(extra)
 
 
+def test_limits_exit_with_3_where_nothing_holds_a_user(capsys: Capture) -> None:
+    words = ["recommend", "--model", "qwen3-8b", "--gpu", "l4", "--max"]
+    assert run([*words, "--concurrency", "60000"]) == 0
+    assert run([*words, "--free", "1GiB"]) == 3
+    assert "short" in capsys.readouterr().out
+
+
 def test_the_schema_is_printed(capsys: Capture) -> None:
     assert run(["recommend", "--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == SCHEMA
