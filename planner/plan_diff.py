@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import UsageError
-from planner.units import format_gib
+from planner.units import format_bytes, format_gib
 
 READABLE: Final = {
     "lmplan.report/1": ("provenance", "decision", "options"),
@@ -61,7 +61,10 @@ class Change:
             return ""
         step = self.new - self.old
         sign = "+" if step > 0 else "-"
-        size = format_gib(abs(int(step))) if self.is_bytes else f"{abs(step):,.4g}"
+        if self.is_bytes:
+            size = _size(abs(int(step)))
+        else:
+            size = f"{abs(step):,}" if isinstance(step, int) else f"{abs(step):,.4g}"
         return f"{sign}{size}" + (f" ({step / self.old:+.1%})" if self.old else "")
 
     def _text(self, value: Any) -> str:
@@ -70,8 +73,13 @@ class Change:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, int):
-            return format_gib(value) if self.is_bytes else f"{value:,}"
+            return _size(value) if self.is_bytes else f"{value:,}"
         return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _size(num_bytes: int) -> str:
+    """GiB for what fills a GPU, and a smaller unit for what GiB would round away, such as a block of the KV cache."""
+    return format_gib(num_bytes) if num_bytes >= 2**28 else format_bytes(num_bytes)
 
 
 def read_plan(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from planner.cli import run
-from planner.plan_diff import diff, read_plan
+from planner.plan_diff import Change, diff, read_plan
 
 Capture = pytest.CaptureFixture[str]
 WORDS = ["--model", "internlm2_5-7b", "--gpu", "a10", "--gpus", "1"]
@@ -123,6 +123,12 @@ def test_the_ending_decides_the_form(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text().startswith(start)
     assert run(["report", *WORDS, "--concurrency", "900", "-o", str(tmp_path / "b.html")]) == 3
     assert (tmp_path / "b.html").read_text().startswith("<!doctype")
+
+
+def test_small_sizes_and_large_numbers_are_readable() -> None:
+    block = Change("kv_cache.block_bytes", 8 * 2**20, 4 * 2**20)
+    assert (block.old_text(), block.difference()) == ("8.0 MiB", "-4.0 MiB (-50.0%)")
+    assert Change("kv_cache.tokens", 33600, 63936).difference() == "+30,336 (+90.3%)"
 
 
 def test_the_schema_is_printed(capsys: Capture) -> None:
