@@ -1,4 +1,4 @@
-"""TurboMind from 0.15: one KV region cut into slabs, free memory read before every buffer.
+"""TurboMind from 0.15: one KV region cut into slabs, free memory read before the buffers of batch and step.
 
 Every allocation below was read off a trace of LMDeploy 0.18.0 on an H200 (docs/memory-model.md); the names and orders
 are those of the public source of 0.16.0 (`src/turbomind/`).
@@ -18,6 +18,7 @@ from planner.memory import kv_cache, weights
 from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
 from planner.memory.weights import Allocation, LinearShape, Sharding
+from planner.model.dtypes import DType
 from planner.model.spec import MoeMlp, Quantization
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
@@ -26,8 +27,6 @@ _PHASES = 2
 """Buffers of a step are doubled while the engine runs asynchronously (`async_`, the default)."""
 _WARM_UP_TOKENS = (*(8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192),)
 """Lengths of the warm-up requests, logged by 0.18.0 ("Warm-up lengths"); the longest step is added."""
-_GEMM_WORKSPACE_BYTES = (MIB, 32 * MIB, 2 * MIB, 4)
-"""Barriers, partial sums, tensor maps and a flag (traced; taken from the weights' pool)."""
 _RANDOM_STATE_BYTES = 2 * MIB
 """196,608 bytes by cudaMalloc, which hands out 2 MiB."""
 _ASSUMED_L2_BYTES = 50 * MIB
@@ -99,10 +98,31 @@ class Turbomind:
                 Evidence("formula", "traced on H200, 0.18.0"),
             )
         )
+        if self._workspace_first:
+            size = self._workspace_growth()
+            terms.append(
+                exact(
+                    "workspaces",
+                    size,
+                    f"{format_bytes(self.rules.gemm_workspace_bytes)} behind the weights (pool grows by "
+                    f"{format_bytes(size)})",
+                    "matrix-multiply workspace",
+                )
+            )
         nccl = self._communicator()
         if nccl is not None:
             terms.append(nccl[0])
         return tuple(terms)
+
+    @property
+    def _workspace_first(self) -> bool:
+        """Whether the GEMM workspace is there when free memory is read."""
+        return self.rules.free_sampled == "after_weights_and_gemm_workspace"
+
+    def _workspace_growth(self) -> int:
+        """What the GEMM workspace adds to the weights' pool."""
+        used = self._pool_used_bytes()
+        return reserved(used + aligned(self.rules.gemm_workspace_bytes)) - reserved(used)
 
     def _communicator(self) -> tuple[Term, Term] | None:
         return host.communicator(self.settings.tp, self.deployment.gpu, "turbomind", self.settings.lmdeploy.version)
@@ -261,11 +281,13 @@ class Turbomind:
         return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
 
     def _gemm_workspace(self) -> Term:
-        used = self._pool_used_bytes()
-        workspace = sum(aligned(size) for size in _GEMM_WORKSPACE_BYTES)
-        # Behind converted weights it lands among the freed temporaries and keeps their pages.
-        converted = self.transient() is not None
-        grown = reserved(workspace) if converted else reserved(used + workspace) - reserved(used)
+        workspace = aligned(self.rules.gemm_workspace_bytes)
+        if self._workspace_first:
+            grown, text = 0, ""
+        else:
+            # Behind converted weights it lands among the freed temporaries and keeps their pages.
+            grown = reserved(workspace) if self.transient() is not None else self._workspace_growth()
+            text = f"{format_bytes(workspace)} behind the weights (pool grows by {format_bytes(grown)}) + "
         l2_bytes = self.deployment.gpu.l2_cache_bytes
         flush_bytes = l2_bytes if l2_bytes is not None else _ASSUMED_L2_BYTES
         size = grown + flush_bytes + _RANDOM_STATE_BYTES
@@ -282,8 +304,8 @@ class Turbomind:
             low,
             high,
             evidence,
-            f"{format_bytes(workspace)} behind the weights (pool grows by {format_bytes(grown)}) + "
-            f"{format_bytes(flush_bytes)} to flush the L2 cache while tuning + {format_bytes(_RANDOM_STATE_BYTES)}",
+            f"{text}{format_bytes(flush_bytes)} to flush the L2 cache while tuning + "
+            f"{format_bytes(_RANDOM_STATE_BYTES)}",
             "matrix-multiply workspace and tuner",
         )
 
@@ -293,36 +315,65 @@ class Turbomind:
         lengths = [n for n in (*_WARM_UP_TOKENS, self.max_step_tokens) if n <= reachable]
         tokens = max(lengths, default=min(_WARM_UP_TOKENS[0], self.max_step_tokens))
         size = reserved(self.forward_bytes(tokens))
-        full = reserved(self.forward_bytes(self.max_step_tokens))
+        full = reserved(self.forward_bytes(self.max_step_tokens, self._longest(kv)))
         sampling = 5 * 4 * self.settings.max_batch_size * self.text.vocab_size
         high = max(size, full) + reserved(sampling) + self.host.first_request_bytes
         return Term(
             "forward_buffers",
             size,
-            size,
+            reserved(turbomind_forward.least_bytes(self.text, self._step(tokens, 0), self._padded)),
             high,
             Evidence("formula", "traced on H200, 0.18.0; the high end is a full step and full sampling"),
             self.forward_formula(tokens),
             f"activations of the longest warm-up request, {tokens} tokens",
         )
 
-    def forward_bytes(self, tokens: int) -> int:
-        """Activations of a step of `tokens` tokens."""
-        return turbomind_forward.step_bytes(self._forward_parts(tokens))
+    def _longest(self, kv: KvCache) -> int:
+        """Tokens of the longest prompt: each of its chunks attends to all that came before."""
+        return min(self.settings.session_len, kv.tokens)
+
+    def forward_bytes(self, tokens: int, context_tokens: int = 0) -> int:
+        """Activations of a step of `tokens` tokens whose sequences then hold `context_tokens` or just these."""
+        return turbomind_forward.step_bytes(self._forward_parts(tokens, context_tokens))
 
     def forward_formula(self, tokens: int) -> str:
         """`forward_bytes` in words and numbers."""
-        return turbomind_forward.formula(self._forward_parts(tokens))
+        return turbomind_forward.formula(self._forward_parts(tokens, 0))
 
-    def _forward_parts(self, tokens: int) -> list[tuple[str, int]]:
-        tp = self.settings.tp
+    def _forward_parts(self, tokens: int, context_tokens: int) -> list[tuple[str, int]]:
+        return turbomind_forward.step_parts(self.text, self._step(tokens, context_tokens), self._padded)
 
-        def pad(size: int) -> int:
-            return weights.pad_intermediate(size, self.sharding) // tp
+    def _step(self, tokens: int, context_tokens: int) -> turbomind_forward.Step:
+        dense, experts = self._fused()
+        return turbomind_forward.Step(
+            tokens,
+            max(tokens, context_tokens),
+            self.settings.tp,
+            self._hidden_states(),
+            fused_dense=dense,
+            fused_experts=experts,
+        )
 
-        # 16-bit dense MLPs keep gate and up apart; packed and fp8 ones fuse the activation (traced).
-        fused = self.quantization is not None
-        return turbomind_forward.step_parts(self.text, tokens, tp, pad, fused)
+    def _padded(self, size: int) -> int:
+        """An MLP's intermediate size on one rank."""
+        return weights.pad_intermediate(size, self.sharding) // self.settings.tp
+
+    def _hidden_states(self) -> int:
+        """The residual and what the layers work on; the latter lies in the exchange buffer where there is one
+        (`models/llama/unified_decoder.cc`, Forward, 0.12.0 to 0.16.0).
+        """
+        return 2 if self.settings.tp == 1 else 1
+
+    def _fused(self) -> tuple[bool, bool]:
+        """Whether dense MLPs and experts apply their activation while they multiply."""
+        rule, capability = self.rules.fused_silu, self.deployment.gpu.compute_capability
+        if self.quantization is None:
+            # cuBLAS multiplies experts from 10.0 on (`builders/ffn.py`, _should_fuse_silu, 0.15.0 and 0.16.0).
+            dense = rule == "bf16_sm90" and capability == 90 and self.settings.dtype is DType.BF16
+            return dense, capability < 100
+        native_fp8 = self.quantization.method == "fp8" and capability == self.rules.fp8_native_sm
+        fused = not (rule == "int4_or_fp8_weights" and native_fp8)
+        return fused, fused
 
     def _symmetric_buffer(self) -> Term:
         """What ranks exchange: hidden states of a step or logits of a batch (LanguageModel, symm_buf_)."""

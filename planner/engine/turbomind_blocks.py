@@ -1,7 +1,8 @@
 """TurboMind up to 0.14: whole blocks of one allocation, free memory read at a point that moved between versions.
 
 Formulas from `src/turbomind/models/llama/LlamaBatch.cc`, `unified_attention_layer.cc`, `BlockManager.cc` and
-`LlamaWeight.cc` at v0.5.3, with the version table for what changed later.
+`LlamaWeight.cc` at v0.5.3 (up to 0.7 alike), at v0.8.0 and v0.10.2 (up to 0.11), and from `models/language_model.cc`
+and `generation/` at v0.12.0 and v0.14.0, with the version table for what else changed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from planner.engine.base import Deployment
 from planner.engine.turbomind import Turbomind
 from planner.engine.versions import native_vision
 from planner.memory import kv_cache
-from planner.memory.pool import reserved
+from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
 from planner.memory.weights import Allocation, head_rows
-from planner.model.spec import DenseMlp
+from planner.model.spec import DenseMlp, MoeMlp
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
@@ -66,13 +67,18 @@ class TurbomindBlocks(Turbomind):
         )
         for name, size, what in self._workspaces_before():
             terms.append(exact(name, size, format_bytes(size), what))
+        nccl = self._communicator()
+        if nccl is not None:
+            terms.append(nccl[0])
         return tuple(terms)
 
     def _workspaces_before(self) -> Iterable[tuple[str, int, str]]:
         rules = self.rules
         size = rules.cublas_workspace_bytes
         if rules.free_sampled != "after_weights":
-            size += rules.gemm_workspace_bytes + self._attention_workspace()
+            size += rules.gemm_workspace_bytes
+            if rules.batch_buffers != "phases":  # which count it themselves
+                size += self._attention_workspace()
         if rules.free_sampled == "after_model":
             size += self._batch_bytes()
         yield "workspaces", reserved(size), "workspaces (and buffers, from 0.12) that precede the KV cache"
@@ -115,7 +121,7 @@ class TurbomindBlocks(Turbomind):
             )
         # Without a warm-up these appear with traffic: a short request at first, a full step at most.
         warm = rules.warm_up == "all" or (rules.warm_up == "int4_only" and self.quantization is not None)
-        full = reserved(self.forward_bytes(min(self.max_step_tokens, max(kv.tokens, 1))))
+        full = reserved(self.forward_bytes(min(self.max_step_tokens, max(kv.tokens, 1)), self._longest(kv)))
         tokens = self.max_step_tokens if warm else min(64, self.max_step_tokens)
         first = reserved(self.forward_bytes(min(tokens, max(kv.tokens, 1))))
         terms.append(
@@ -125,7 +131,7 @@ class TurbomindBlocks(Turbomind):
                 first,
                 max(full, first),
                 FORMULA,
-                self.forward_formula(tokens),
+                self.forward_formula(min(tokens, max(kv.tokens, 1))),
                 f"activations of {'the warm-up' if warm else 'a short request'}; a full step at the high end",
             )
         )
@@ -141,6 +147,9 @@ class TurbomindBlocks(Turbomind):
                 "kernels and libraries loaded with traffic",
             )
         )
+        nccl = self._communicator()
+        if nccl is not None:
+            terms.append(nccl[1])
         return tuple(terms)
 
     def _session(self, kv: KvCache | None) -> int:
@@ -157,27 +166,53 @@ class TurbomindBlocks(Turbomind):
         return 4096 * heads * (extra + 4 * head_dim) + 16384
 
     def _batch_bytes(self, kv: KvCache | None = None) -> int:
+        """What the version keeps for its batch; `batch_buffers` of the version table names the three layouts."""
         batch, session = self.settings.max_batch_size, self._session(kv)
         hidden, rows = self.text.hidden_size, head_rows(self.text, self.sharding)
-        step = session if self.rules.hidden_tokens == "session_len" else self.max_step_tokens
-        return (
-            2 * step * hidden * _HALF_BYTES
-            + 2 * batch * hidden * _HALF_BYTES
-            + 24 * batch * session
-            + 8 * batch * rows
+        if self.rules.batch_buffers == "phases":
+            return self._phases_bytes(batch, rows)
+        shared = (
+            batch * hidden * _HALF_BYTES
             + 8192 * batch
             + 8 * (batch * ceil_div(session, self.rules.block_tokens) + 1)
-            + 4 * step
+            + 4 * self.max_step_tokens
+        )
+        if self.rules.batch_buffers == "symmetric":
+            exchanged = (self.max_step_tokens * hidden + batch * rows) * _HALF_BYTES
+            return shared + exchanged + 20 * batch * session + 4 * batch * rows
+        step = session if self.rules.hidden_tokens == "session_len" else self.max_step_tokens
+        return (
+            shared
+            + 4 * (step - self.max_step_tokens)
+            + (2 * step + batch) * hidden * _HALF_BYTES
+            + 24 * batch * session
+            + 8 * batch * rows
         )
 
-    def forward_bytes(self, tokens: int) -> int:
-        """qkv, attention output, flattened KV and both MLP buffers of a step (they are kept), and sampling."""
-        return super().forward_bytes(tokens)
+    def _phases_bytes(self, batch: int, rows: int) -> int:
+        """The newer engine's buffers, what ranks exchange, and one attention output of a mixture of experts
+        (`tmp_attn_`, `unified_attention_layer.cc`, v0.12.0 and v0.14.0).
+        """
+        tp = self.settings.tp
+        size = sum(aligned(each) * count for each, count in self.batch_buffers())
+        if tp > 1:
+            size += max(self.max_step_tokens * self.text.hidden_size, batch * rows) * _HALF_BYTES
+        if any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups):
+            attention = self.text.layer_groups[0].attention
+            size += self.max_step_tokens * attention.num_heads // tp * attention.head_dim * _HALF_BYTES
+        return size
 
-    def _forward_parts(self, tokens: int) -> list[tuple[str, int]]:
-        return list(self._parts(tokens))
+    def _hidden_states(self) -> int:
+        """From 0.8 to 0.11 one of the two lies among the batch buffers, whatever the tp."""
+        return 1 if self.rules.batch_buffers == "symmetric" else super()._hidden_states()
 
-    def _parts(self, tokens: int) -> Iterable[tuple[str, int]]:
+    def _forward_parts(self, tokens: int, context_tokens: int) -> list[tuple[str, int]]:
+        """From 0.8 a step's buffers come from a pool, as in newer engines; before, each layer kept its own."""
+        if self.rules.batch_buffers != "decoder":
+            return super()._forward_parts(tokens, context_tokens)
+        return list(self._kept_parts(tokens, max(tokens, context_tokens)))
+
+    def _kept_parts(self, tokens: int, context_tokens: int) -> Iterable[tuple[str, int]]:
         tp = self.settings.tp
         attention = self.text.layer_groups[0].attention
         heads = attention.num_heads // tp
@@ -185,18 +220,19 @@ class TurbomindBlocks(Turbomind):
         dim = attention.head_dim
         yield "qkv", tokens * (heads + 2 * kv_heads) * dim * _HALF_BYTES
         yield "attention output", tokens * heads * dim * _HALF_BYTES
-        yield "flattened keys and values", 2 * kv_heads * (tokens + 64) * dim * _HALF_BYTES
-        size = 0
-        for group in self.text.layer_groups:
-            mlp = group.mlp
-            width = (
-                mlp.intermediate_size
-                if isinstance(mlp, DenseMlp)
-                else mlp.expert_intermediate_size * mlp.num_experts_per_tok
-            )
-            size = max(size, 2 * tokens * width // tp * _HALF_BYTES)
-        yield "mlp", size
+        yield "flattened keys and values", 2 * kv_heads * (context_tokens + 64) * dim * _HALF_BYTES
+        yield "mlp", max(self._kept_mlp_bytes(group.mlp, tokens) for group in self.text.layer_groups)
         yield "sampling", 8 * self.text.vocab_size
+
+    def _kept_mlp_bytes(self, mlp: DenseMlp | MoeMlp, tokens: int) -> int:
+        """Gate and up; of experts (from 0.6.4) also what they give back, one row for each token and expert
+        (`inout_buf_`, `moe_ffn_layer.cc`, v0.7.3).
+        """
+        tp = self.settings.tp
+        if isinstance(mlp, DenseMlp):
+            return 2 * tokens * mlp.intermediate_size // tp * _HALF_BYTES
+        width = 2 * mlp.expert_intermediate_size // tp + self.text.hidden_size
+        return tokens * mlp.num_experts_per_tok * width * _HALF_BYTES
 
     def load_staging(self) -> Term:
         """torch's temporaries on the first GPU: one vocabulary matrix at a time, or one layer's tensors."""

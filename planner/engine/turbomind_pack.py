@@ -18,6 +18,8 @@ from planner.units import format_bytes
 
 _HALF_BYTES = 2
 _EVIDENCE = Evidence("formula", "traced on H200, 0.18.0; the band is a race in the engine")
+_READ = Evidence("assumed", "read in the source of 0.16.0, traced on no such GPU")
+"""Which capability packs what: GetConverters, `src/turbomind/kernels/gemm/convert_v3.cu`, v0.16.0."""
 
 
 def conversion_leftover(
@@ -30,39 +32,46 @@ def conversion_leftover(
         capability: compute capability, such as 90.
     """
     shapes = list(linears)
-    if quantization is not None and quantization.method in ("awq", "gptq"):
-        return _packed(shapes, used_bytes)
-    if capability < 90:
-        return None
     if quantization is not None:
-        return _transposed([shape for shape in shapes if shape.quantized], 1, used_bytes)
+        quantized = [shape for shape in shapes if shape.quantized]
+        if capability == 90 and quantization.method == "fp8":
+            return _transposed(quantized, 1, used_bytes)
+        return _packed(quantized, used_bytes, traced=capability == 90)
     experts = [shape for shape in shapes if shape.what.startswith("expert")]
-    return _transposed(experts, _HALF_BYTES, used_bytes) if experts else None
+    if not experts or capability // 10 in (10, 11):
+        return None  # dense 16-bit linears stay as they are; so do experts where cuBLAS multiplies them
+    if capability == 90:
+        return _transposed(experts, _HALF_BYTES, used_bytes)
+    return _packed(experts, used_bytes, traced=False)
 
 
-def _packed(shapes: list[LinearShape], used_bytes: int) -> Term:
-    """Packing a 4-bit linear of K x N takes two temporaries of 2KN bytes, in the order qkv, output, down, gate and up.
+def _packed(shapes: list[LinearShape], used_bytes: int, *, traced: bool) -> Term:
+    """Packing a linear of K x N takes two temporaries of 2KN bytes, in the order qkv, output, down, gate and up.
 
     The output's fit where qkv's were, down's find the whole pages of qkv's, and gate and up's find down's or do not.
+    On a GPU that nobody traced the low end is one temporary of gate and up alone: layouts that keep the order of the
+    weights need no second one (LinearWeight::prepare, `src/turbomind/models/linear_weight.cc`, v0.16.0).
     """
-    pairs = {shape.what: 2 * _HALF_BYTES * shape.num_in * shape.num_out for shape in shapes if shape.quantized}
+    pairs = {shape.what: 2 * _HALF_BYTES * shape.num_in * shape.num_out for shape in shapes}
     wide = max(size for what, size in pairs.items() if "gate and up" in what)
     down = max(size for what, size in pairs.items() if "down" in what)
-    qkv = pairs["qkv"]
-    reused = (qkv - 1) // PAGE_BYTES * PAGE_BYTES  # the pair does not start on a page
+    qkv = pairs.get("qkv", 0)
+    reused = max(qkv - 1, 0) // PAGE_BYTES * PAGE_BYTES  # the pair does not start on a page
     grown_for_down = max(down - reused, 0)
     start = reserved(used_bytes)
     high = reserved(used_bytes + qkv + grown_for_down + wide) - start
     low = max(high - grown_for_down // PAGE_BYTES * PAGE_BYTES, 0)
+    if not traced:
+        low = min(low, reserved(used_bytes + wide // 2) - start)
     return Term(
         "conversion_leftover",
         (low + high) // 2,
         low,
         high,
-        _EVIDENCE,
+        _EVIDENCE if traced else _READ,
         f"pairs of temporaries: qkv {format_bytes(qkv)}, down {format_bytes(down)}, gate and up {format_bytes(wide)}; "
-        f"{format_bytes(low)} or {format_bytes(high)} in pages of 32 MiB",
-        "freed temporaries of 4-bit packing, held until the warm-up is over",
+        f"{format_bytes(low)} to {format_bytes(high)} in pages of 32 MiB",
+        "freed temporaries of packing weights, held until the warm-up is over",
     )
 
 

@@ -102,6 +102,8 @@ class TurbomindRules:
     hidden_tokens: str
     warm_up: str
     default_session_len_extra: int
+    batch_buffers: str
+    fused_silu: str
     embedding_sharded: bool
     lm_head_sharded: bool
     vocab_multiple: int

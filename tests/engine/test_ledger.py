@@ -182,3 +182,14 @@ def test_a_run_of_an_unknown_gpu_is_not_planned() -> None:
     _, run = LEDGER[0]
     assert replay(replace(run, product="Another GPU")) is None
     assert replay(replace(run, config={})) is None
+
+
+def test_totals_of_16_bit_runs_lie_in_the_bands_of_their_terms() -> None:
+    for one in RUNS:
+        memory, used = one.memory, one.run.used_bytes
+        if (
+            used
+            and memory.deployment.settings.quantization is None
+            and memory.deployment.settings.engine == "turbomind"
+        ):
+            assert memory.low_bytes <= used <= memory.high_bytes, one.run.model

@@ -115,3 +115,92 @@ def test_an_older_engine_shortens_the_session_to_what_the_blocks_hold() -> None:
     tight = memory("internlm2_5-7b", "a100-24g", lmdeploy="0.5.3", cache_max_entry_count=0.1)
     wide = memory("internlm2_5-7b", "a100-24g", lmdeploy="0.5.3", cache_max_entry_count=0.6)
     assert term_bytes(tight, "batch_buffers") < term_bytes(wide, "batch_buffers")
+
+
+def bytes_of(name: str, model: str, gpu: str = "a100-80g", **options: object) -> int:
+    return term_bytes(memory(model, gpu, **options), name)
+
+
+def test_token_ids_are_kept_six_times_then_five_times_then_once() -> None:
+    """4 B S each: LlamaBatch.cc at 0.5.3 and 0.10.2, generation.cc at 0.12.0."""
+    lengths = {"max_batch_size": 256, "cache_max_entry_count": 0.5}
+    for lmdeploy, name, copies in (("0.7.3", "batch_buffers", 6), ("0.10.2", "batch_buffers", 5)):
+        long, short = (bytes_of(name, "llama-3.1-8b", lmdeploy=lmdeploy, session_len=s, **lengths) for s in (65536, 64))
+        tables = 8 * 256 * 65536 // 64
+        assert abs(long - short - (4 * copies * 256 * 65536 + tables)) <= 32 * MIB, lmdeploy
+    long, short = (
+        bytes_of("workspaces", "llama-3.1-8b", lmdeploy="0.12.0", session_len=s, **lengths) for s in (65536, 64)
+    )
+    assert abs(long - short - (4 * 256 * 65536 + 2 * 8 * 256 * 1024)) <= 32 * MIB
+
+
+def test_ranks_talk_in_every_version() -> None:
+    for lmdeploy in ("0.5.3", "0.10.2", "0.14.0"):
+        one, two = (memory("llama-3.1-8b", "a100-80g", lmdeploy=lmdeploy, tp=tp) for tp in (1, 2))
+        added = {term.name for term in two.terms} - {term.name for term in one.terms}
+        assert added == {"communicator", "late_communicator"}, lmdeploy
+
+
+def parts(model: str, gpu: str = "h200", tokens: int = 8192, context: int = 0, **options: object) -> dict[str, int]:
+    engine = pick_engine(memory(model, gpu, **options).deployment)
+    assert isinstance(engine, Turbomind)
+    return dict(engine._forward_parts(tokens, context))
+
+
+def test_ranks_keep_one_of_the_hidden_states_in_the_exchange_buffer() -> None:
+    assert parts("llama-3.1-8b")["2 hidden states"] == 2 * 8192 * 4096 * 2
+    assert parts("llama-3.1-8b", tp=2)["1 hidden state"] == 8192 * 4096 * 2
+
+
+def test_the_last_chunk_of_a_long_prompt_flattens_all_keys_and_values() -> None:
+    long = parts("llama-3.1-8b", context=131072)
+    assert long["keys and values behind them"] == 2 * 8 * (131072 + 64) * 128 * 2
+    plan = memory("llama-3.1-8b")
+    grown = next(term for term in plan.terms if term.name == "forward_buffers")
+    short = next(term for term in memory("llama-3.1-8b", session_len=8192).terms if term.name == "forward_buffers")
+    assert grown.high_bytes > short.high_bytes
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "options", "stored"),
+    [
+        ("llama-3.1-8b", "h200", {}, 2),
+        ("llama-3.1-8b", "h200", {"lmdeploy": "0.16.0"}, 1),
+        ("llama-3.1-8b", "a100-80g", {"lmdeploy": "0.16.0"}, 2),
+        ("llama-3.1-8b", "h200", {"lmdeploy": "0.16.0", "dtype": "float16"}, 2),
+        ("llama-3.1-8b", "h200", {"lmdeploy": "0.15.0", "weights": "fp8"}, 2),
+        ("llama-3.1-8b", "a100-80g", {"lmdeploy": "0.15.0", "weights": "fp8"}, 1),
+        ("llama-3.1-8b", "h200", {"lmdeploy": "0.10.2", "weights": "w4a16"}, 1),
+    ],
+)
+def test_who_stores_gate_and_up_apart(model: str, gpu: str, options: dict[str, object], stored: int) -> None:
+    assert parts(model, gpu, **options)["mlp behind them"] == stored * 8192 * 14336 * 2
+
+
+def test_experts_lie_apart_where_cublas_multiplies_them() -> None:
+    assert parts("qwen3-30b-a3b", "b200")["mlp behind them"] > parts("qwen3-30b-a3b")["mlp behind them"]
+
+
+def test_the_gemm_workspace_came_before_the_kv_cache_up_to_0_17() -> None:
+    names = {v: [term.name for term in memory("llama-3.1-8b", lmdeploy=v).terms] for v in ("0.17.0", "0.18.0")}
+    assert names["0.17.0"].index("workspaces") < names["0.17.0"].index("kv_cache")
+    assert "workspaces" not in names["0.18.0"]
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "weights", "kind"),
+    [
+        ("llama-3.1-8b", "a100-80g", "as-is", None),
+        ("llama-3.1-8b", "h200", "w4a16", "formula"),
+        ("llama-3.1-8b", "a100-80g", "w4a16", "assumed"),
+        ("llama-3.1-8b", "h200", "fp8", "formula"),
+        ("llama-3.1-8b", "a100-80g", "fp8", "assumed"),
+        ("llama-3.1-8b", "b200", "fp8", "assumed"),
+        ("qwen3-30b-a3b", "h200", "as-is", "formula"),
+        ("qwen3-30b-a3b", "a100-80g", "as-is", "assumed"),
+        ("qwen3-30b-a3b", "b200", "as-is", None),
+    ],
+)
+def test_what_converting_weights_leaves_by_gpu(model: str, gpu: str, weights: str, kind: str | None) -> None:
+    left = memory(model, gpu, weights=weights).transient
+    assert (left.evidence.kind if left else None) == kind

@@ -87,7 +87,8 @@ def test_rules_of_every_version_can_be_read(text: str) -> None:
         ("0.12.0", "after_model"),
         ("0.14.0", "after_model"),
         ("0.15.0", "after_weights_and_gemm_workspace"),
-        ("0.18.0", "after_weights_and_gemm_workspace"),
+        ("0.17.0", "after_weights_and_gemm_workspace"),
+        ("0.18.0", "after_weights"),
     ],
 )
 def test_when_free_memory_is_read(text: str, free_sampled: str) -> None:

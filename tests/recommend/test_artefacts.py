@@ -166,7 +166,7 @@ def test_what_is_served_as_it_is_needs_no_recipe() -> None:
 
 
 def test_fp8_serves_the_published_checkpoint_where_there_is_one() -> None:
-    _, texts = _texts("qwen3-8b", "l4", {"concurrency": 4, "context": 40000}, "0.18.0")
+    _, texts = _texts("qwen3-8b", "l4", {"concurrency": 4, "context": 38000}, "0.18.0")
     words = shlex.split(texts["api_server"])
     assert words[3] == "Qwen/Qwen3-8B-FP8"
     assert words[words.index("--model-format") + 1] == "fp8"
