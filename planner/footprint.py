@@ -121,7 +121,7 @@ def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, .
     low_free = free_bytes - sum(term.high_bytes for term in before)
     high_free = free_bytes - sum(term.low_bytes for term in before)
     doubtful = next((term for term in before if term.evidence.kind == "assumed"), None)
-    evidence = Evidence("assumed", f"rests on the {doubtful.name.replace('_', ' ')}") if doubtful else FORMULA
+    evidence = Evidence("assumed", f"rests on {doubtful.name}") if doubtful else FORMULA
     return Term(
         "kv_cache",
         kv.budget_bytes,

@@ -47,11 +47,14 @@ def recommend(current: MemoryEstimate, wishes: Wishes, context_tokens: int) -> R
         if _good(plan, wanted):
             return Recommendation(plan, candidate, (_decision(current, plan, candidate, wishes, wanted), *rejected[:3]))
         rejected.append(f"{_named(candidate)}: {_lack(plan, wanted)}")
-    return Recommendation(
-        None,
-        wishes,
-        (f"nothing that LMDeploy offers holds one session of {wanted} tokens on this GPU", *rejected[-3:]),
-    )
+    return Recommendation(None, wishes, (_nothing(current, wanted), *rejected[-3:]))
+
+
+def _nothing(current: MemoryEstimate, context_tokens: int) -> str:
+    """Why there is nothing to recommend."""
+    if current.fits and current.max_sequences(context_tokens) >= 1:
+        return f"no setting keeps room for what full load may take; as asked, {_lack(current, context_tokens)}"
+    return f"nothing that LMDeploy offers holds one session of {context_tokens} tokens on this GPU"
 
 
 def _good(plan: MemoryEstimate, context_tokens: int) -> bool:

@@ -15,6 +15,7 @@ from planner.units import MIB, ceil_div
 
 _MODEL_PATH = "/models"
 _CACHE_PATH = "/root/.cache/huggingface"
+"""Where LMDeploy's image, which runs as root, keeps what it downloads: a path in the container."""
 _PROBE_SECONDS = 10
 _READ_BYTES_PER_S = 100 * MIB
 """A slow network disk: what a start has to be waited for is the reading of the checkpoint at this rate, at least."""

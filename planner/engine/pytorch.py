@@ -210,13 +210,17 @@ class PytorchEngine:
             g.mlp.intermediate_size if isinstance(g.mlp, DenseMlp) else g.mlp.expert_intermediate_size
             for g in self.text.layer_groups
         )
+        # Activations of a full prefill (gate, up and their product, eight hidden states) and a sampled batch (logits in
+        # 32 bits, sorted, their 64-bit indices, probabilities). With the logits' reserve and the first request's code
+        # this bounds what nine runs on an H200 grew by under load (0.6 to 2.1 GiB).
         step = self.settings.max_prefill_token_num * (3 * widest + 8 * self.text.hidden_size) * _HALF_BYTES
+        sampling = 20 * self.settings.max_batch_size * self.text.vocab_size
         return (
             Term(
                 "cuda_graphs",
                 size,
                 size,
-                size + self.host.first_request_bytes + self.kv_reserve_bytes() + step,
+                size + self.host.first_request_bytes + self.kv_reserve_bytes() + step + sampling,
                 self.host.kernel_code.evidence,
                 f"{format_bytes(self.host.late_code_bytes)} of graphs and kernels + block tables of {len(sizes)} "
                 f"captured batch sizes x {kv.blocks} blocks x 4",

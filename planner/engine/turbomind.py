@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable
 from planner.engine import host, turbomind_forward
 from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
+from planner.engine.turbomind_batch import batch_buffers
 from planner.engine.turbomind_load import staging_bytes
 from planner.engine.turbomind_pack import conversion_leftover
 from planner.engine.versions import native_vision, turbomind_rules
@@ -19,17 +20,18 @@ from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
 from planner.memory.weights import Allocation, LinearShape, Sharding
 from planner.model.dtypes import DType
-from planner.model.spec import MoeMlp, Quantization
+from planner.model.spec import Quantization
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
-_PHASES = 2
-"""Buffers of a step are doubled while the engine runs asynchronously (`async_`, the default)."""
-_WARM_UP_TOKENS = (*(8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192),)
+_WARM_UP_TOKENS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Lengths of the warm-up requests, logged by 0.18.0 ("Warm-up lengths"); the longest step is added."""
 _RANDOM_STATE_BYTES = 2 * MIB
 """196,608 bytes by cudaMalloc, which hands out 2 MiB."""
 _ASSUMED_L2_BYTES = 50 * MIB
+_MAX_L2_BYTES = 130 * MIB
+"""For a GPU whose L2 cache is not known: the catalog's cards have 2 to 128 MiB, an H100 50."""
+_TRACED = Evidence("formula", "traced on H200, 0.18.0")
 _SM90_INT4_GROUP = 32
 """On compute capability 9.0 the 4-bit kernels of 0.18 take a scale and a zero for every 32 inputs: the loader repeats
 those of a group of 128 four times (`lmdeploy/turbomind/linear.py`, _apply_bridge; sizes traced)."""
@@ -95,7 +97,7 @@ class Turbomind:
                 pool_bytes - text_bytes - vision_bytes,
                 "weights aligned to 512 bytes and their pool to pages of 32 MiB",
                 "ends of allocations and of the pool's last page",
-                Evidence("formula", "traced on H200, 0.18.0"),
+                _TRACED,
             )
         )
         if self._workspace_first:
@@ -215,7 +217,7 @@ class Turbomind:
 
     def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
         """Batch buffers, GEMM workspace, the forward buffers of the longest warm-up, late code."""
-        buffers = sum(aligned(size) * count for size, count in self.batch_buffers())
+        buffers = self._batch_buffer_bytes()
         batch_bytes = reserved(aligned(kv.budget_bytes) + buffers) - kv.budget_bytes
         terms = [
             exact(
@@ -224,7 +226,7 @@ class Turbomind:
                 f"buffers for batch {self.settings.max_batch_size}, session {self.settings.session_len} tokens, "
                 f"step {self.max_step_tokens} tokens: {format_bytes(buffers)}, with the KV region in pages of 32 MiB",
                 "token ids, block tables, sampling and attention workspace",
-                Evidence("formula", "traced on H200, 0.18.0"),
+                _TRACED,
             ),
             self._gemm_workspace(),
             self._forward_buffers(kv),
@@ -242,38 +244,17 @@ class Turbomind:
             terms += [self._symmetric_buffer(), nccl[1]]
         return tuple(term for term in terms if term.high_bytes)
 
-    def batch_buffers(self) -> Iterable[tuple[int, int]]:
-        """Size and count of every buffer allocated beside the KV region (LanguageModel and what it builds)."""
-        batch = self.settings.max_batch_size
-        session = self.settings.session_len
-        step = self.max_step_tokens
-        block_tables = batch * ceil_div(session, self.rules.block_tokens) + 16
-        yield batch, 3 + 2 + 2  # finished and autoregressive flags
-        yield 4 * batch, 5 + 2 + 2 + 2 + 6 + 10 + 2 + 5  # lengths, offsets and sampling parameters
-        yield 4 * step, _PHASES  # input ids
-        yield 4 * (batch + 1), 2 * _PHASES
-        yield 8 * block_tables, _PHASES
-        heads = max(g.attention.num_heads for g in self.text.layer_groups) // self.settings.tp
-        head_dim = max(g.attention.head_dim for g in self.text.layer_groups)
-        yield 4096 * heads * head_dim * 4, 1  # split-k partial outputs of attention
-        yield 4096 * heads * 8, 1
-        yield 16384, 1
-        yield 256 * batch, 2 * _PHASES  # bad words, stop words
-        yield 128 * batch, _PHASES
-        yield 4096 * batch, 2 * _PHASES  # log probabilities: 1024 values and 1024 ids
-        yield 4 * batch * ceil_div(self.text.vocab_size, 32), _PHASES  # grammar bit mask
-        yield 48 * batch, 1  # random states
-        yield 4 * batch * session, 1  # token ids
-        yield 8 * batch, 4
-        yield step, 1  # token mask
-        for group in self.text.layer_groups:
-            if isinstance(group.mlp, MoeMlp):
-                yield 4 * group.mlp.num_experts * step, 1  # router logits
-                yield 4 * group.mlp.num_experts_per_tok * step, 4  # expert ids, scales and their inverses
-                yield 4 * (group.mlp.num_experts + 1), 1
-                yield 64 * group.mlp.num_experts, 1
-                yield 16 * group.mlp.num_experts, 2 * len(group.layers)  # pointers to the experts' weights
-                break
+    def _batch_buffer_bytes(self) -> int:
+        """What the buffers beside the KV region take of its pool."""
+        buffers = batch_buffers(
+            self.text,
+            tp=self.settings.tp,
+            batch=self.settings.max_batch_size,
+            session_tokens=self.settings.session_len,
+            step_tokens=self.max_step_tokens,
+            block_tokens=self.rules.block_tokens,
+        )
+        return sum(aligned(size) * count for size, count in buffers)
 
     @once_per_weights
     def _pool_used_bytes(self) -> int:
@@ -289,15 +270,13 @@ class Turbomind:
             grown = reserved(workspace) if self.transient() is not None else self._workspace_growth()
             text = f"{format_bytes(workspace)} behind the weights (pool grows by {format_bytes(grown)}) + "
         l2_bytes = self.deployment.gpu.l2_cache_bytes
-        flush_bytes = l2_bytes if l2_bytes is not None else _ASSUMED_L2_BYTES
+        flush_bytes = _ASSUMED_L2_BYTES if l2_bytes is None else l2_bytes
         size = grown + flush_bytes + _RANDOM_STATE_BYTES
-        evidence = (
-            Evidence("formula", "traced on H200, 0.18.0")
-            if l2_bytes is not None
-            else Evidence("assumed", "the L2 cache of this GPU is not known")
-        )
-        high = size if l2_bytes is not None else size + 80 * MIB
-        low = size if l2_bytes is not None else grown + _RANDOM_STATE_BYTES
+        low = high = size
+        evidence = _TRACED
+        if l2_bytes is None:
+            low, high = size - flush_bytes, size - flush_bytes + _MAX_L2_BYTES
+            evidence = Evidence("assumed", "the L2 cache of this GPU is not known")
         return Term(
             "gemm_workspace",
             size,
@@ -398,7 +377,7 @@ class Turbomind:
             size,
             "embedding + output head as read and transposed, or a layer's tensors where those are larger",
             "tensors on their way into the engine",
-            Evidence("formula", "traced on H200, 0.18.0"),
+            _TRACED,
         )
 
     def _weights_formula(self, size: int) -> str:

@@ -14,7 +14,7 @@ from planner.engine.base import Deployment
 from planner.engine.turbomind import Turbomind
 from planner.engine.versions import native_vision
 from planner.memory import kv_cache
-from planner.memory.pool import aligned, reserved
+from planner.memory.pool import reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
 from planner.memory.weights import Allocation, head_rows
 from planner.model.spec import DenseMlp, MoeMlp
@@ -194,7 +194,7 @@ class TurbomindBlocks(Turbomind):
         (`tmp_attn_`, `unified_attention_layer.cc`, v0.12.0 and v0.14.0).
         """
         tp = self.settings.tp
-        size = sum(aligned(each) * count for each, count in self.batch_buffers())
+        size = self._batch_buffer_bytes()
         if tp > 1:
             size += max(self.max_step_tokens * self.text.hidden_size, batch * rows) * _HALF_BYTES
         if any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups):

@@ -38,12 +38,16 @@ def test_one_gpu_holds_the_checkpoint_and_a_second_table_where_they_are_tied(nam
     assert held_bytes(spec, WHOLE) == size_bytes(inventory(spec)) + second_table
 
 
-@pytest.mark.parametrize("tp", [2, 4, 8])
-@pytest.mark.parametrize("name", [*NAMES, "llama-3.1-70b"])
+# 12 and 28 heads cannot be shared by 8 ranks: the engine refuses that.
+NOT_BY_EIGHT = {"qwen2.5-1.5b", "qwen2.5-7b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tp"),
+    [(name, tp) for name in (*NAMES, "llama-3.1-70b") for tp in (2, 4, 8) if tp < 8 or name not in NOT_BY_EIGHT],
+)
 def test_ranks_together_hold_at_least_the_whole(name: str, tp: int) -> None:
     spec = spec_of(name)
-    if any(group.attention.num_heads % tp for group in spec.text.layer_groups):
-        pytest.skip("the engine refuses that tp")
     sharding = Sharding(tp, True, True, 8, 64)
     assert tp * held_bytes(spec, sharding) >= held_bytes(spec, WHOLE)
 

@@ -1,0 +1,48 @@
+"""The buffers that TurboMind keeps beside its KV region (0.15 and newer), each with its size and count.
+
+Read off a trace of LMDeploy 0.18.0 on an H200; what each is for, in the source of 0.16.0 (`models/language_model.cc`
+and what it builds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.model.spec import MoeMlp, TextModel
+from planner.units import ceil_div
+
+_PHASES = 2
+"""Buffers of a step are doubled while the engine runs asynchronously (`async_`, the default)."""
+
+
+def batch_buffers(
+    text: TextModel, *, tp: int, batch: int, session_tokens: int, step_tokens: int, block_tokens: int
+) -> Iterable[tuple[int, int]]:
+    """Bytes and count of each buffer on one rank, for `batch` sequences of up to `session_tokens` tokens."""
+    block_tables = batch * ceil_div(session_tokens, block_tokens) + 16
+    yield batch, 3 + 2 + 2  # finished and autoregressive flags
+    yield 4 * batch, 5 + 2 + 2 + 2 + 6 + 10 + 2 + 5  # lengths, offsets and sampling parameters
+    yield 4 * step_tokens, _PHASES  # input ids
+    yield 4 * (batch + 1), 2 * _PHASES
+    yield 8 * block_tables, _PHASES
+    heads = max(g.attention.num_heads for g in text.layer_groups) // tp
+    head_dim = max(g.attention.head_dim for g in text.layer_groups)
+    yield 4096 * heads * head_dim * 4, 1  # split-k partial outputs of attention
+    yield 4096 * heads * 8, 1
+    yield 16384, 1
+    yield 256 * batch, 2 * _PHASES  # bad words, stop words
+    yield 128 * batch, _PHASES
+    yield 4096 * batch, 2 * _PHASES  # log probabilities: 1024 values and 1024 ids
+    yield 4 * batch * ceil_div(text.vocab_size, 32), _PHASES  # grammar bit mask
+    yield 48 * batch, 1  # random states
+    yield 4 * batch * session_tokens, 1  # token ids
+    yield 8 * batch, 4
+    yield step_tokens, 1  # token mask
+    for group in text.layer_groups:
+        if isinstance(group.mlp, MoeMlp):
+            yield 4 * group.mlp.num_experts * step_tokens, 1  # which expert takes which token
+            yield 4 * group.mlp.num_experts_per_tok * step_tokens, 4  # expert ids, scales and their inverses
+            yield 4 * (group.mlp.num_experts + 1), 1
+            yield 64 * group.mlp.num_experts, 1
+            yield 16 * group.mlp.num_experts, 2 * len(group.layers)  # pointers to the experts' weights
+            break
