@@ -13,7 +13,7 @@ from planner import accuracy, bands, ledger_add
 from planner.api import estimate
 from planner.data import ROOT
 from planner.engine import versions
-from planner.footprint import SERVES
+from planner.footprint import GROWING_TERMS, SERVES
 from planner.ledger import SCHEMA, Replayed, read_runs, replay, shipped_files
 from planner.memory.kv_cache import slab_layout
 from planner.memory.pool import PAGE_BYTES
@@ -193,3 +193,18 @@ def test_totals_of_16_bit_runs_lie_in_the_bands_of_their_terms() -> None:
             and memory.deployment.settings.engine == "turbomind"
         ):
             assert memory.low_bytes <= used <= memory.high_bytes, one.run.model
+
+
+def test_growth_under_load_lies_in_the_band() -> None:
+    """What a process took on top once requests came, beside what the estimate says that it may."""
+    grown = 0
+    for one in RUNS:
+        used = one.run.used_bytes
+        if used is None or one.memory.transient is not None:
+            continue
+        growth = max((phase["used_bytes"][0] for phase in one.run.phases), default=used) - used
+        terms = [term for term in one.memory.terms if term.name in GROWING_TERMS]
+        allowed = sum(term.high_bytes - term.size_bytes for term in terms)
+        assert growth <= allowed + PAGE_BYTES, f"{one.run.name}: grew by {growth}, allowed {allowed}"
+        grown += growth > 0
+    assert grown >= 20
