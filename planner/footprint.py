@@ -86,19 +86,18 @@ def estimate_memory(deployment: Deployment) -> MemoryEstimate:
     engine: Engine = pick_engine(deployment)
     tensors = inventory(spec)
     before = engine.before_kv()
-    held = sum(term.size_bytes for term in before)
     staging = engine.load_staging()
     transient = engine.transient()
-    transient_bytes = transient.size_bytes if transient else 0
-    free_at_kv = free_bytes - held - transient_bytes
-    kv = engine.kv_cache(max(free_at_kv, 0))
-    after = engine.after_kv(kv)
+    start = _start(engine, free_bytes, before, staging, transient.size_bytes if transient else 0)
+    kv = start.kv
     kv_term = _kv_term(engine, kv, free_bytes, (*before, transient) if transient else before)
-    terms = (*before, kv_term, *after)
-    total = sum(term.size_bytes for term in terms)
-    load_bytes = held + max(staging.size_bytes, transient_bytes)
-    start_bytes = total + transient_bytes
-    verdict, reasons = _verdict(free_bytes, load_bytes, free_at_kv, kv, start_bytes)
+    terms = (*before, kv_term, *start.after)
+    verdict, reasons = _verdict(free_bytes, start)
+    others = _other_verdicts(engine, free_bytes, before, staging, transient) - {verdict}
+    warnings = _warnings(deployment, kv, start.total_bytes, terms) if verdict == SERVES else ()
+    if others and transient is not None:
+        race = f"a race while loading leaves {_span(transient)} behind: at one end this {' or '.join(sorted(others))}"
+        reasons, warnings = (reasons, (*warnings, race)) if verdict == SERVES else ((*reasons, race), warnings)
     return MemoryEstimate(
         deployment=deployment,
         num_parameters=num_parameters(tensors),
@@ -107,13 +106,50 @@ def estimate_memory(deployment: Deployment) -> MemoryEstimate:
         staging=staging,
         transient=transient,
         kv_cache=kv,
-        total_bytes=total,
-        load_peak_bytes=max(load_bytes, start_bytes),
-        free_at_kv_bytes=max(free_at_kv, 0),
+        total_bytes=start.total_bytes,
+        load_peak_bytes=max(start.load_bytes, start.peak_bytes),
+        free_at_kv_bytes=max(start.free_at_kv_bytes, 0),
         verdict=verdict,
         reasons=reasons,
-        warnings=_warnings(deployment, kv, total, terms) if verdict == SERVES else (),
+        warnings=warnings,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """A start: the peak of loading, the KV cache, what it holds in the end, the peak of the rest."""
+
+    load_bytes: int
+    free_at_kv_bytes: int
+    kv: KvCache
+    after: tuple[Term, ...]
+    total_bytes: int
+    peak_bytes: int
+
+
+def _start(engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: Term, transient_bytes: int) -> _Start:
+    """How it goes where loading leaves `transient_bytes` behind."""
+    held = sum(term.size_bytes for term in before)
+    free_at_kv = free_bytes - held - transient_bytes
+    kv = engine.kv_cache(max(free_at_kv, 0))
+    after = engine.after_kv(kv)
+    total = held + kv.budget_bytes + sum(term.size_bytes for term in after)
+    load = held + max(staging.size_bytes, transient_bytes)
+    return _Start(load, free_at_kv, kv, after, total, total + transient_bytes - engine.reused_bytes())
+
+
+def _other_verdicts(
+    engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: Term, transient: Term | None
+) -> set[str]:
+    """The verdicts at both ends of what loading may leave behind."""
+    if transient is None:
+        return set()
+    ends = {transient.low_bytes, transient.high_bytes} - {transient.size_bytes}
+    return {_verdict(free_bytes, _start(engine, free_bytes, before, staging, end))[0] for end in ends}
+
+
+def _span(term: Term) -> str:
+    return f"{format_bytes(term.low_bytes)} to {format_bytes(term.high_bytes)}"
 
 
 def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, ...]) -> Term:
@@ -133,23 +169,22 @@ def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, .
     )
 
 
-def _verdict(
-    free_bytes: int, load_bytes: int, free_at_kv: int, kv: KvCache, total_bytes: int
-) -> tuple[str, tuple[str, ...]]:
-    if load_bytes > free_bytes:
+def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
+    if start.load_bytes > free_bytes:
         return DIES_LOADING, (
-            f"loading takes {format_gib(load_bytes)} and {format_gib(free_bytes)} are free: "
-            f"{format_gib(load_bytes - free_bytes)} short",
+            f"loading takes {format_gib(start.load_bytes)} and {format_gib(free_bytes)} are free: "
+            f"{format_gib(start.load_bytes - free_bytes)} short",
         )
-    if free_at_kv <= 0 or kv.blocks == 0:
+    kv = start.kv
+    if start.free_at_kv_bytes <= 0 or kv.blocks == 0:
         return NO_ROOM, (
-            f"{format_gib(max(free_at_kv, 0))} are left when the KV cache is sized; "
+            f"{format_gib(max(start.free_at_kv_bytes, 0))} are left when the KV cache is sized; "
             f"{format_bytes(kv.budget_bytes)} of it hold no block of {format_bytes(kv.block_bytes)}",
         )
-    if total_bytes > free_bytes:
+    if start.peak_bytes > free_bytes:
         return DIES_STARTING, (
-            f"with the KV cache the process needs {format_gib(total_bytes)} and {format_gib(free_bytes)} are free: "
-            f"{format_gib(total_bytes - free_bytes)} short; a smaller --cache-max-entry-count leaves more",
+            f"with the KV cache the process needs {format_gib(start.peak_bytes)} and {format_gib(free_bytes)} are "
+            f"free: {format_gib(start.peak_bytes - free_bytes)} short; a smaller --cache-max-entry-count leaves more",
         )
     return SERVES, ()
 

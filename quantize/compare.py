@@ -179,11 +179,20 @@ def _totals(estimate: dict[str, Any], measurement: Measurement) -> list[Row]:
     if measurement.total_bytes is not None:
         rows.append(_exact("total when serving", "bytes", per_gpu["total_bytes"], measurement.total_bytes))
         rows.append(_exact("peak while starting", "bytes", per_gpu["load_peak_bytes"], measurement.load_peak_bytes))
-        growth = measurement.peak_bytes - measurement.total_bytes
-        if measurement.phase("full_batch") is not None and measurement.load_peak_bytes <= measurement.peak_bytes:
+        growth = _growth(measurement)
+        if growth is not None:
             allowed = sum(t["high_bytes"] - t["bytes"] for t in per_gpu["terms"] if t["name"] != "kv_cache")
-            rows.append(Row("growth under load", "bytes", 0, max(growth, 0), 0, allowed, judged=False))
+            rows.append(Row("growth under load", "bytes", 0, growth, 0, allowed, judged=False))
     return rows
+
+
+def _growth(measurement: Measurement) -> int | None:
+    """How far requests took the process beyond what it held once it served; None without a full batch."""
+    names = [phase.name for phase in measurement.phases]
+    if "full_batch" not in names or measurement.total_bytes is None:
+        return None
+    served = measurement.phases[names.index("loaded") + 1 :]
+    return max(max(phase.peak_bytes[0] for phase in served) - measurement.total_bytes, 0)
 
 
 def _row(name: str, term: dict[str, Any], measured: int, judged: bool = True) -> Row:

@@ -30,6 +30,8 @@ _COMES_FREE_WITHIN_S = 5.0
 _NOTICED_BYTES = 64 * MIB
 """Less than this that others hold, or take while we measure, is left unsaid: no context is as small."""
 _TAIL_LINES = 40
+_FULL_BYTES = 32 * MIB
+"""TurboMind's pools ask for pages of 32 MiB: where one is not left, it dies, and of what it does not always say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class _Seen:
     versions: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
     signal_number: int | None = None
+    died: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -125,12 +128,13 @@ def measure(
             _watch(case, nvml, sampler, seen, caught, tell)
         seen.peak_bytes = sampler.peak_bytes[case.devices[0]]
         _note(seen, drift(sampler), tell)
+    free_bytes = left if left is not None else facts.free_bytes
     names = seen.names
     if "context" not in names and "No module named" in " ".join(seen.tail):
         raise EnvironmentProblem(f"LMDeploy cannot start: {_last_words(seen)}", "pip install 'lmplan[lmdeploy]'")
     measurement = Measurement(
         complete=seen.done,
-        outcome=_outcome(seen),
+        outcome=_outcome(seen, free_bytes),
         host={
             "product": facts.product,
             "memory_total_bytes": facts.memory_total_bytes,
@@ -141,7 +145,7 @@ def measure(
         model=model,
         checkpoint=checkpoint,
         settings=settings,
-        free_before_bytes=left if left is not None else facts.free_bytes,
+        free_before_bytes=free_bytes,
         phases=seen.phases,
         engine_log=seen.log.to_object(),
         load_peak_bytes=seen.load_peak_bytes or seen.peak_bytes,
@@ -239,6 +243,7 @@ def _watch(
             why, seen.signal_number = error.message, error.exit_code - 128
         finally:
             code = child.end()
+    seen.died = not why and code != 0
     seen.failure = why or seen.log.last_error or _last_words(seen) or f"LMDeploy said nothing ({exit_words(code)})"
     if not why and code < 0:
         seen.failure = f"LMDeploy was {exit_words(code)}: {seen.failure}"
@@ -284,12 +289,13 @@ def _last_words(seen: _Seen) -> str:
     return next((line for line in reversed(seen.tail) if line), "")
 
 
-def _outcome(seen: _Seen) -> str:
+def _outcome(seen: _Seen, free_bytes: int) -> str:
     if "short_request" in seen.names or (seen.done and "loaded" in seen.names):
         return "serves"
     if seen.log.no_room:
         return "no room for the KV cache"
-    if not seen.log.out_of_memory:
+    full = seen.died and free_bytes - seen.peak_bytes < _FULL_BYTES
+    if not seen.log.out_of_memory and not full:
         return "failed"
     if seen.log.kv_budget_bytes is None and seen.log.blocks is None:
         return "dies while loading"

@@ -216,4 +216,6 @@ def _engine_settings(plan: Plan) -> dict[str, Any]:
     if settings.engine == "turbomind" and settings.tp > 1:
         # The other communicators create multicast objects, which can put GPUs that others share out of service.
         options["communicator"] = "nccl"
+    if settings.engine == "pytorch" and settings.tp > 1:
+        options["distributed_executor_backend"] = "mp"  # ray, the default, may not be there
     return options

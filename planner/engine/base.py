@@ -40,6 +40,10 @@ class Engine(Protocol):
         """What is held besides when the KV cache is sized and given back before the engine serves, if anything."""
         ...
 
+    def reused_bytes(self) -> int:
+        """What of `transient` later terms take over: they count it, so that the peak must not count it twice."""
+        ...
+
     def kv_reserve_bytes(self) -> int:
         """What is taken off the free memory before the KV cache gets its share of the rest."""
         ...

@@ -46,6 +46,11 @@ def find_host(gpu: Gpu, engine: str, lmdeploy: str | None = None) -> Host:
     return _assumed(entries[0], table["assumed"])
 
 
+def turbomind_modules_bytes() -> int:
+    """What TurboMind's kernels take in a process of the PyTorch engine that serves 4-bit weights with them."""
+    return int(read_toml("host.toml")["modules"]["turbomind_bytes"])
+
+
 def _calibrated(gpu: Gpu, engine: str, lmdeploy: str | None) -> dict[str, Any] | None:
     if not gpu.product or gpu.slice_of:
         return None

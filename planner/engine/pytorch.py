@@ -11,6 +11,7 @@ from planner.data import read_toml
 from planner.engine import host
 from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
+from planner.engine.pytorch_pack import packed_bytes
 from planner.engine.versions import band
 from planner.errors import UnsupportedModelError
 from planner.memory import weights
@@ -23,8 +24,10 @@ from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
 _TORCH_SEGMENT_BYTES = 2 * MIB
-_PACKED_GROUP = 32
+_SM90_INT4_GROUP = 32
 """Inputs that share a scale and a zero in TurboMind's packed form on compute capability 9.0 (`engine/turbomind.py`)."""
+_SM90_PARAM_BYTES = 2.5
+"""There a 16-bit scale goes with a 4-bit zero (traced); elsewhere both have 16 bits (`linear_weight.cc`, 0.16.0)."""
 
 
 class PytorchEngine:
@@ -100,29 +103,23 @@ class PytorchEngine:
                     cache.allocate(allocation.size_bytes)
         return sum(a.total_bytes for a in text), sum(a.total_bytes for a in vision), cache.reserved_bytes
 
+    @once_per_weights
     def _packed_copy(self) -> Term | None:
-        """AWQ linears are served by TurboMind's kernels, which keep a packed copy in their own pool and their code.
-
-        Seen once, on an H200 (Qwen2.5-7B, 4.1 GiB besides torch's copy); elsewhere the copy is the band.
-        """
+        """AWQ linears are served by TurboMind's kernels, which keep a packed copy in a pool of their own."""
         if self.quantization is None or self.quantization.method != "awq":
             return None
-        num = sum(
-            linear.num_in * linear.num_out * linear.count
-            for linear in weights.text_linears(self.text, self.quantization, self.sharding)
-            if linear.quantized
-        )
-        copy = num // 2 + num // _PACKED_GROUP * 2 * _HALF_BYTES
-        turbomind = host.find_host(self.deployment.gpu, "turbomind").kernel_code.size_bytes
-        code = max(turbomind - self.host.kernel_code.size_bytes, 0)
-        measured = self.deployment.gpu.compute_capability == 90
+        traced = self.deployment.gpu.compute_capability == 90
+        group_size = _SM90_INT4_GROUP if traced else self.quantization.group_size
+        linears = list(weights.text_linears(self.text, self.quantization, self.sharding))
+        copy = packed_bytes(linears, group_size, _SM90_PARAM_BYTES if traced else 2 * _HALF_BYTES)
+        code = host.turbomind_modules_bytes()
         return Term(
             "packed_copy",
             copy + code,
-            copy if measured else 0,
+            copy + code if traced else 0,
             copy + code,
-            Evidence("measured", "1 run, NVIDIA H200") if measured else Evidence("assumed", "as on NVIDIA H200"),
-            f"{num} 4-bit parameters, a scale and zero for each {_PACKED_GROUP} + kernels {format_bytes(code)}",
+            Evidence("formula", "traced on H200, 0.18.0") if traced else Evidence("assumed", "as on NVIDIA H200"),
+            f"packed linears with their scales {format_bytes(copy)} in pages of 32 MiB + kernels {format_bytes(code)}",
             "TurboMind's packed copy of the 4-bit linears",
         )
 
@@ -185,6 +182,10 @@ class PytorchEngine:
     def transient(self) -> Term | None:
         """Nothing: what loading took is given back before free memory is read."""
         return None
+
+    def reused_bytes(self) -> int:
+        """Nothing."""
+        return 0
 
     def kv_cache(self, free_bytes: int) -> KvCache:
         """int((free - reserve) x ratio) // block bytes; one block is never used."""

@@ -13,7 +13,7 @@ from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
 from planner.engine.turbomind_batch import batch_buffers
 from planner.engine.turbomind_load import staging_bytes
-from planner.engine.turbomind_pack import conversion_leftover
+from planner.engine.turbomind_pack import Leftover, Room, conversion_leftover
 from planner.engine.versions import native_vision, turbomind_rules
 from planner.memory import kv_cache, weights
 from planner.memory.pool import aligned, reserved
@@ -164,18 +164,22 @@ class Turbomind:
         size = quantization.group_size
         if quantization.method == "fp8":
             yield Allocation(linear.what, num_in * num_out, count)
-            if self.deployment.gpu.compute_capability == self.rules.fp8_native_sm:
+            if self._native_fp8:
                 scales = 4 * ceil_div(num_in, size) * ceil_div(num_out, size)
             else:
                 scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
             yield Allocation(f"{linear.what} scales", scales, count)
             return
         yield Allocation(linear.what, num_in * num_out // 2, count)
-        if self.deployment.gpu.compute_capability == 90 and self.rules.intermediate_padding == "plan":
-            size = min(size, _SM90_INT4_GROUP)
-        groups = ceil_div(num_in, size) * num_out
+        groups = ceil_div(num_in, self._group_size(quantization)) * num_out
         yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
         yield Allocation(f"{linear.what} zeros", _HALF_BYTES * groups, count)
+
+    def _group_size(self, quantization: Quantization) -> int:
+        """Inputs that share a scale and a zero in the engine's format."""
+        if self.deployment.gpu.compute_capability == 90 and self.rules.intermediate_padding == "plan":
+            return min(quantization.group_size, _SM90_INT4_GROUP)
+        return quantization.group_size
 
     def _held_out(self, linear: LinearShape, quantization: Quantization) -> bool:
         names = self.text.names
@@ -187,12 +191,21 @@ class Turbomind:
         }.get(linear.what, linear.what)
         return any(part in module for part in quantization.unquantized)
 
-    @once_per_weights
     def transient(self) -> Term | None:
         """What converting the weights leaves charged when the KV cache is sized."""
-        linears = weights.text_linears(self.text, self.quantization, self.sharding)
-        capability = self.deployment.gpu.compute_capability
-        return conversion_leftover(linears, self.quantization, self._pool_used_bytes(), capability)
+        leftover = self._leftover()
+        return leftover.term if leftover is not None else None
+
+    @once_per_weights
+    def _leftover(self) -> Leftover | None:
+        head = next(a for a in weights.text_plain(self.text, self.sharding) if a.what == "output head")
+        return conversion_leftover(
+            weights.text_linears(self.text, self.quantization, self.sharding),
+            self.quantization,
+            self._group_size(self.quantization) if self.quantization else 0,
+            Room(self._pool_used_bytes(), head.aligned_bytes),
+            self.deployment.gpu.compute_capability,
+        )
 
     # --- the KV cache --------------------------------------------------------------------------------------------
 
@@ -261,21 +274,34 @@ class Turbomind:
         """What the weights take of their pool."""
         return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
 
+    def reused_bytes(self) -> int:
+        """The pages of the leftover that the GEMM workspace keeps."""
+        transient = self.transient()
+        if transient is None or self._workspace_first:
+            return 0
+        return min(transient.size_bytes, self._kept_bytes()[0])
+
+    def _kept_bytes(self) -> tuple[int, int, int]:
+        """What the GEMM workspace adds to the weights' pool once conversion's leftover is given back, and its band."""
+        leftover = self._leftover()
+        if leftover is None:
+            growth = self._workspace_growth()
+            return growth, growth, growth
+        return leftover.kept_bytes, leftover.kept_low_bytes, leftover.kept_high_bytes
+
     def _gemm_workspace(self) -> Term:
-        workspace = aligned(self.rules.gemm_workspace_bytes)
         if self._workspace_first:
-            grown, text = 0, ""
+            kept, text = (0, 0, 0), ""
         else:
-            # Behind converted weights it lands among the freed temporaries and keeps their pages.
-            grown = reserved(workspace) if self.transient() is not None else self._workspace_growth()
-            text = f"{format_bytes(workspace)} behind the weights (pool grows by {format_bytes(grown)}) + "
+            kept = self._kept_bytes()
+            workspace = format_bytes(aligned(self.rules.gemm_workspace_bytes))
+            text = f"{workspace} behind the weights (pool grows by {format_bytes(kept[0])}) + "
         l2_bytes = self.deployment.gpu.l2_cache_bytes
         flush_bytes = _ASSUMED_L2_BYTES if l2_bytes is None else l2_bytes
-        size = grown + flush_bytes + _RANDOM_STATE_BYTES
-        low = high = size
+        size, low, high = (grown + flush_bytes + _RANDOM_STATE_BYTES for grown in kept)
         evidence = _TRACED
         if l2_bytes is None:
-            low, high = size - flush_bytes, size - flush_bytes + _MAX_L2_BYTES
+            low, high = low - flush_bytes, high - flush_bytes + _MAX_L2_BYTES
             evidence = Evidence("assumed", "the L2 cache of this GPU is not known")
         return Term(
             "gemm_workspace",
@@ -331,6 +357,8 @@ class Turbomind:
             self._hidden_states(),
             fused_dense=dense,
             fused_experts=experts,
+            fp8=self._native_fp8,
+            warming_up=not context_tokens,
         )
 
     def _padded(self, size: int) -> int:
@@ -350,9 +378,15 @@ class Turbomind:
             # cuBLAS multiplies experts from 10.0 on (`builders/ffn.py`, _should_fuse_silu, 0.15.0 and 0.16.0).
             dense = rule == "bf16_sm90" and capability == 90 and self.settings.dtype is DType.BF16
             return dense, capability < 100
-        native_fp8 = self.quantization.method == "fp8" and capability == self.rules.fp8_native_sm
-        fused = not (rule == "int4_or_fp8_weights" and native_fp8)
+        fused = not (rule == "int4_or_fp8_weights" and self._native_fp8)
         return fused, fused
+
+    @property
+    def _native_fp8(self) -> bool:
+        """Whether linears multiply 8-bit activations with 8-bit weights."""
+        capability = self.deployment.gpu.compute_capability
+        fp8 = self.quantization is not None and self.quantization.method == "fp8"
+        return fp8 and capability == self.rules.fp8_native_sm
 
     def _symmetric_buffer(self) -> Term:
         """What ranks exchange: hidden states of a step or logits of a batch (LanguageModel, symm_buf_)."""

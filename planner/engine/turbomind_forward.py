@@ -3,8 +3,15 @@
 A step takes its hidden states, then fused qkv and attention output, then the keys and values it attends to in one
 piece, then the MLP's buffers. qkv and attention output are freed before the MLP's come, but only a buffer that fits
 where they were takes their place: a larger one goes behind them, since their frees have not reached the GPU when the
-host asks. The flattened keys and values are freed early enough for the MLP to take their place. Read off a trace of
-LMDeploy 0.18.0 on an H200 and checked on 40 further runs; small models can come out lower.
+host asks. The flattened keys and values are freed early enough for the MLP to take their place. Small models can come
+out lower.
+
+Experts are another matter while warming up: the engine then draws their ids on the host (`moe_ffn_layer.cc`,
+SampleUniform, 0.16.0), the GPU passes everything in the meantime, and the experts' buffers lie where attention was.
+
+Native fp8 linears (compute capability 9.0) quantize what goes into them, and the fused activation writes 8 bits.
+
+Read off traces of LMDeploy 0.18.0 on an H200 (14 models) and checked on further runs.
 """
 
 from __future__ import annotations
@@ -14,11 +21,13 @@ from dataclasses import dataclass
 
 from planner.memory.kv_cache import kv_heads_per_rank
 from planner.model.spec import DenseMlp, LayerGroup, MoeMlp, TextModel
-from planner.units import format_bytes
+from planner.units import ceil_div, format_bytes
 
 _HALF_BYTES = 2
 _PREFETCH_TOKENS = 64
 """MAX_CTA_S: what the attention kernel may read beyond the keys (`unified_attention_layer.cc`, core_attention)."""
+_FP8_GROUP = 128
+"""Values of an fp8 activation that share a 32-bit scale (`linear_weight.cc`, DeriveActivationFormats, 0.16.0)."""
 PadIntermediate = Callable[[int], int]
 """An MLP's intermediate size -> its padded size on one rank."""
 
@@ -34,6 +43,8 @@ class Step:
         hidden_states: how many the pool holds. Where ranks exchange theirs, one lies in the exchange buffer.
         fused_dense, fused_experts: the MLP applies its activation while it multiplies, so gate and up are never
             stored apart.
+        fp8: linears take 8-bit inputs, and a fused MLP writes them.
+        warming_up: experts are drawn on the host.
     """
 
     tokens: int
@@ -42,6 +53,8 @@ class Step:
     hidden_states: int
     fused_dense: bool
     fused_experts: bool
+    fp8: bool = False
+    warming_up: bool = False
 
 
 def step_parts(text: TextModel, step: Step, pad: PadIntermediate) -> list[tuple[str, int]]:
@@ -79,38 +92,77 @@ def _attention_bytes(group: LayerGroup, step: Step) -> tuple[int, int]:
     return step.tokens * width * _HALF_BYTES, flattened
 
 
+def _fp8_bytes(rows: int, width: int) -> int:
+    """An 8-bit activation and its scales."""
+    return rows * (width + 4 * ceil_div(width, _FP8_GROUP))
+
+
+def _input_bytes(text: TextModel, group: LayerGroup, step: Step) -> tuple[int, int]:
+    """What goes into qkv and into the output projection, quantized; nothing where linears take 16 bits."""
+    if not step.fp8:
+        return 0, 0
+    heads = group.attention.num_heads // step.tp
+    return _fp8_bytes(step.tokens, text.hidden_size), _fp8_bytes(step.tokens, heads * group.attention.head_dim)
+
+
+def _hidden_bytes(text: TextModel, step: Step) -> int:
+    return step.hidden_states * step.tokens * text.hidden_size * _HALF_BYTES
+
+
 def _least_bytes(text: TextModel, group: LayerGroup, step: Step, pad: PadIntermediate) -> int:
-    hidden = step.hidden_states * step.tokens * text.hidden_size * _HALF_BYTES
-    return hidden + max(sum(_attention_bytes(group, step)), sum(_mlp_buffers(text, group.mlp, step, pad)))
+    attention_bytes, flattened = _attention_bytes(group, step)
+    for_qkv, for_output = _input_bytes(text, group, step)
+    behind = max(0 if size <= for_qkv else size for size in (flattened, for_output))
+    mlp = sum(_mlp_buffers(text, group.mlp, step, pad))
+    return _hidden_bytes(text, step) + for_qkv + max(attention_bytes + behind, mlp)
 
 
 def _group_parts(text: TextModel, group: LayerGroup, step: Step, pad: PadIntermediate) -> list[tuple[str, int]]:
+    count = f"{step.hidden_states} hidden state{'s' if step.hidden_states != 1 else ''}"
+    hidden = (count, _hidden_bytes(text, step))
+    ids = ("ids and logits", 4 * text.vocab_size)
+    if step.warming_up and isinstance(group.mlp, MoeMlp):
+        least = _least_bytes(text, group, step, pad)
+        return [hidden, ("attention or experts, whichever take more", least - hidden[1]), ids]
     attention_bytes, flattened = _attention_bytes(group, step)
-    behind = 0
-    room = attention_bytes
+    for_qkv, for_output = _input_bytes(text, group, step)
+    room, behind = attention_bytes, 0
     for size in _mlp_buffers(text, group.mlp, step, pad):
         if size <= room:
             room -= size
         else:
             behind += size
-    last = ("mlp behind them", behind) if behind >= flattened else ("keys and values behind them", flattened)
-    count = f"{step.hidden_states} hidden state{'s' if step.hidden_states != 1 else ''}"
-    return [
-        (count, step.hidden_states * step.tokens * text.hidden_size * _HALF_BYTES),
-        ("qkv and attention output", attention_bytes),
-        last,
-        ("ids and logits", 4 * text.vocab_size),
+    # What goes into qkv in 8 bits is gone by then, and what fits takes its place.
+    tails = [
+        ("mlp behind them", behind),
+        ("keys and values behind them", 0 if flattened <= for_qkv else flattened),
+        ("input of the output projection behind them", 0 if for_output <= for_qkv else for_output),
     ]
+    parts = [
+        hidden,
+        ("8-bit input", for_qkv),
+        ("qkv and attention output", attention_bytes),
+        max(tails, key=lambda tail: tail[1]),
+        ids,
+    ]
+    return [part for part in parts if part[1]]
 
 
 def _mlp_buffers(text: TextModel, mlp: DenseMlp | MoeMlp, step: Step, pad: PadIntermediate) -> list[int]:
     """The MLP's buffers in the order in which they are taken."""
-    stored = 1 if step.fused_dense else 2
     if isinstance(mlp, DenseMlp):
-        return [step.tokens * pad(mlp.intermediate_size) * stored * _HALF_BYTES]
+        return [_activation_bytes(step.tokens, pad(mlp.intermediate_size), step.fused_dense, step.fp8)]
     rows = step.tokens * mlp.num_experts_per_tok
-    inter = rows * pad(mlp.expert_intermediate_size) * (1 if step.fused_experts else 2) * _HALF_BYTES
+    routed = _activation_bytes(rows, pad(mlp.expert_intermediate_size), step.fused_experts, step.fp8)
     shared = 0
     if mlp.shared_intermediate_size:
-        shared = step.tokens * pad(mlp.shared_intermediate_size) * stored * _HALF_BYTES
-    return [max(inter, shared), rows * text.hidden_size * _HALF_BYTES]
+        shared = _activation_bytes(step.tokens, pad(mlp.shared_intermediate_size), step.fused_dense, step.fp8)
+    scores = 4 * step.tokens * mlp.num_experts
+    return [scores, rows * text.hidden_size * _HALF_BYTES, max(routed, shared)]
+
+
+def _activation_bytes(rows: int, width: int, fused: bool, fp8: bool) -> int:
+    """What gate and up leave: their product where it is applied while they multiply, else both."""
+    if fused and fp8:
+        return _fp8_bytes(rows, width)
+    return rows * width * (1 if fused else 2) * _HALF_BYTES

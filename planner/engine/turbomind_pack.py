@@ -1,81 +1,244 @@
-"""What converting weights to the kernels' layouts leaves in the weights' pool.
+"""What converting weights to the kernels' layouts does to the weights' pool.
 
-Freed temporaries stay charged until the warm-up is over, so they cost KV cache and not footprint. Whether a linear
-finds what an earlier one gave back is a race between host and GPU: both outcomes were measured, and the term is their
-middle.
-Orders and sizes from a trace of LMDeploy 0.18.0 on an H200, checked on 22 further runs.
+Freed temporaries stay charged until the warm-up is over, so they cost KV cache and not footprint. The calls are known;
+what each finds free depends on how far the GPU has come, and so on the host's speed. They are replayed with the times
+below, and for the band on a slow host and on one that the GPU never catches up with.
+Calls and sizes from traces of LMDeploy 0.18.0 on an H200 (14 models), checked on 30 further starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from planner.memory.pool import PAGE_BYTES, reserved
+from planner.memory.page_pool import PagePool
+from planner.memory.pool import PAGE_BYTES, aligned, reserved
 from planner.memory.terms import Evidence, Term
 from planner.memory.weights import LinearShape
 from planner.model.spec import Quantization
-from planner.units import format_bytes
+from planner.units import MIB, format_bytes
 
 _HALF_BYTES = 2
-_EVIDENCE = Evidence("formula", "traced on H200, 0.18.0; the band is a race in the engine")
+_EVIDENCE = Evidence("formula", "replay of calls traced on H200, 0.18.0; the band is a race between host and GPU")
 _READ = Evidence("assumed", "read in the source of 0.16.0, traced on no such GPU")
 """Which capability packs what: GetConverters, `src/turbomind/kernels/gemm/convert_v3.cu`, v0.16.0."""
+_WORKSPACE_BYTES = (1 * MIB, 32 * MIB, 2 * MIB)
+"""The GEMM workspace, in the order in which it is taken (traced)."""
+_GROWTH_US = 400.0
+"""A call that makes the pool grow: 300 to 460 us traced."""
+_PACKED_BYTES_PER_US = 400_000.0
+"""What the GPU reads and writes while packing. Fitted with the host's speed: 0.3 to 0.6 TB/s give the same pages."""
+_CALL_US = 5.0
+"""Any other call of the host. From 2 to 10 us give the same pages in 13 of 17 cases."""
+_SLOW_CALL_US = 120.0
+"""The same on a host whose calls go through a sandbox: 90 to 120 us traced."""
+_READ_AND_WRITTEN = 9.5
+"""Bytes a weight: unpacked (0.5 + 2), transposed (2 + 2), cleared (0.5), packed (2 + 0.5)."""
+_MOST_LINEARS = 160
+"""As many are replayed at most: what they leave repeats from layer to layer long before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What conversion leaves: until the warm-up is over, and for good with the GEMM workspace.
+
+    Attributes:
+        term: charged when the KV cache is sized.
+        kept_bytes, kept_low_bytes, kept_high_bytes: what the pool then keeps beyond its pages before conversion, GEMM
+            workspace included.
+    """
+
+    term: Term
+    kept_bytes: int
+    kept_low_bytes: int
+    kept_high_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the weights take of their pool; `behind_bytes` of it lie behind the linears: the output head."""
+
+    used_bytes: int
+    behind_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """Weights to pack, and how many groups have a scale and a zero."""
+
+    num_weights: int
+    num_groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    left: int
+    kept: int
 
 
 def conversion_leftover(
-    linears: Iterable[LinearShape], quantization: Quantization | None, used_bytes: int, capability: int
-) -> Term | None:
-    """Bytes that the pool keeps besides `used_bytes` of weights when free memory is read, or None for none.
+    linears: Iterable[LinearShape],
+    quantization: Quantization | None,
+    group_size: int,
+    room: Room,
+    capability: int,
+) -> Leftover | None:
+    """What the pool keeps besides the weights, or None where nothing is converted.
 
     Args:
         linears: the decoder's linears on one rank.
+        group_size: inputs that share a scale in the engine's 4-bit format.
+        room: of the weights.
         capability: compute capability, such as 90.
     """
     shapes = list(linears)
     if quantization is not None:
         quantized = [shape for shape in shapes if shape.quantized]
-        if capability == 90 and quantization.method == "fp8":
-            return _transposed(quantized, 1, used_bytes)
-        return _packed(quantized, used_bytes, traced=capability == 90)
+        if moves_weights(quantization, capability):
+            return _transposed(quantized, 1, room.used_bytes)
+        return _packed(quantized, group_size if quantization.bits == 4 else 0, room, traced=capability == 90)
     experts = [shape for shape in shapes if shape.what.startswith("expert")]
     if not experts or capability // 10 in (10, 11):
         return None  # dense 16-bit linears stay as they are; so do experts where cuBLAS multiplies them
-    if capability == 90:
-        return _transposed(experts, _HALF_BYTES, used_bytes)
-    return _packed(experts, used_bytes, traced=False)
+    if moves_weights(quantization, capability):
+        return _transposed(experts, _HALF_BYTES, room.used_bytes)
+    return _packed(experts, 0, room, traced=False)
 
 
-def _packed(shapes: list[LinearShape], used_bytes: int, *, traced: bool) -> Term:
-    """Packing a linear of K x N takes two temporaries of 2KN bytes, in the order qkv, output, down, gate and up.
+def moves_weights(quantization: Quantization | None, capability: int) -> bool:
+    """Whether what is converted is written to another place: fp8 linears and 16-bit experts on 9.0 are transposed."""
+    return capability == 90 and (quantization is None or quantization.method == "fp8")
 
-    The output's fit where qkv's were, down's find the whole pages of qkv's, and gate and up's find down's or do not.
+
+def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: bool) -> Leftover:
+    """Packing takes two temporaries of two bytes a weight, then room for scales and zeros in one; theirs are freed.
+
     On a GPU that nobody traced the low end is one temporary of gate and up alone: layouts that keep the order of the
     weights need no second one (LinearWeight::prepare, `src/turbomind/models/linear_weight.cc`, v0.16.0).
     """
-    pairs = {shape.what: 2 * _HALF_BYTES * shape.num_in * shape.num_out for shape in shapes}
-    wide = max(size for what, size in pairs.items() if "gate and up" in what)
-    down = max(size for what, size in pairs.items() if "down" in what)
-    qkv = pairs.get("qkv", 0)
-    reused = max(qkv - 1, 0) // PAGE_BYTES * PAGE_BYTES  # the pair does not start on a page
-    grown_for_down = max(down - reused, 0)
-    start = reserved(used_bytes)
-    high = reserved(used_bytes + qkv + grown_for_down + wide) - start
-    low = max(high - grown_for_down // PAGE_BYTES * PAGE_BYTES, 0)
+    layer = _layer(shapes, group_size)
+    num_layers = max(shape.count for shape in shapes) // max(_repeats(shape, shapes) for shape in shapes)
+    num_layers = max(min(num_layers, _MOST_LINEARS // len(layer)), 1)
+    param_bytes = 2.5 if traced else 4.0  # a 16-bit scale with a 4-bit zero, or both in 16 bits
+    runs = [
+        _replay(layer, num_layers, room, param_bytes, call_us, gpu)
+        for call_us, gpu in (
+            (_CALL_US, _PACKED_BYTES_PER_US),
+            (_SLOW_CALL_US, _PACKED_BYTES_PER_US),
+            (_CALL_US, 0.0),
+        )
+    ]
+    pages = [run.left for run in runs]
+    low, size, high = min(pages) * PAGE_BYTES, pages[0] * PAGE_BYTES, max(pages) * PAGE_BYTES
+    widest = max(linear.num_weights for linear in layer)
     if not traced:
-        low = min(low, reserved(used_bytes + wide // 2) - start)
-    return Term(
+        low = min(low, reserved(room.used_bytes + _HALF_BYTES * widest) - reserved(room.used_bytes))
+    term = Term(
         "conversion_leftover",
-        (low + high) // 2,
+        size,
         low,
         high,
         _EVIDENCE if traced else _READ,
-        f"pairs of temporaries: qkv {format_bytes(qkv)}, down {format_bytes(down)}, gate and up {format_bytes(wide)}; "
-        f"{format_bytes(low)} to {format_bytes(high)} in pages of 32 MiB",
+        f"two temporaries of up to {format_bytes(_HALF_BYTES * widest)} for each linear of {num_layers} layers, "
+        f"replayed: {format_bytes(low)} to {format_bytes(high)} in pages of 32 MiB",
         "freed temporaries of packing weights, held until the warm-up is over",
     )
+    kept = [run.kept * PAGE_BYTES for run in runs]
+    return Leftover(term, kept[0], min(kept), max(kept))
 
 
-def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int) -> Term:
+def _repeats(shape: LinearShape, shapes: list[LinearShape]) -> int:
+    """How often a layer has it: experts come many times."""
+    if not shape.what.startswith("expert"):
+        return 1
+    layers = [other.count for other in shapes if not other.what.startswith("expert")]
+    return max(shape.count // max(layers), 1) if layers else shape.count
+
+
+def _layer(shapes: list[LinearShape], group_size: int) -> list[_Linear]:
+    """A layer's linears in the order in which they are packed: qkv, output, down before gate and up."""
+
+    def place(shape: LinearShape) -> int:
+        return 2 * ("down" in shape.what) + 3 * ("gate and up" in shape.what) + ("output" in shape.what)
+
+    ordered = sorted(shapes, key=place)
+    found = []
+    for expert in (False, True):
+        group = [shape for shape in ordered if shape.what.startswith("expert") == expert]
+        times = max((_repeats(shape, shapes) for shape in group), default=0)
+        for _ in range(min(times, _MOST_LINEARS // max(len(group), 1))):
+            for shape in group:
+                num_weights = shape.num_in * shape.num_out
+                found.append(_Linear(num_weights, num_weights // group_size if group_size else 0))
+    return found
+
+
+def _replay(
+    layer: list[_Linear],
+    num_layers: int,
+    room: Room,
+    param_bytes: float,
+    call_us: float,
+    gpu_bytes_per_us: float,
+) -> _Pages:
+    """Pack layer after layer; `gpu_bytes_per_us` is 0 for a GPU that never catches up."""
+    pool = PagePool(room.used_bytes)
+    first_pages = pool.num_pages
+    now = gpu = 0.0
+
+    def allocate(size_bytes: float) -> int:
+        nonlocal now
+        before = pool.num_grown
+        address = pool.allocate(int(size_bytes), now)
+        now += call_us if pool.num_grown == before else call_us + _GROWTH_US
+        return address
+
+    def run(size_bytes: float) -> None:
+        nonlocal gpu
+        gpu = max(gpu, now) + size_bytes / gpu_bytes_per_us if gpu_bytes_per_us else math.inf
+
+    def free(address: int) -> None:
+        nonlocal now
+        pool.free(address, now, gpu)
+        now += call_us
+
+    scales = _scale_addresses(layer, num_layers, room.used_bytes - room.behind_bytes)
+    for _ in range(num_layers):
+        for linear in layer:
+            temporaries = []
+            for part in (0.25, 0.75):
+                temporaries.append(allocate(_HALF_BYTES * linear.num_weights))
+                run(part * _READ_AND_WRITTEN * linear.num_weights)
+            for address in reversed(temporaries):
+                free(address)
+            if not linear.num_groups:
+                continue
+            allocate(param_bytes * linear.num_groups)
+            run((2 * _HALF_BYTES + param_bytes) * linear.num_groups)
+            old = next(scales)
+            for address in reversed(old):
+                pool.place(address, _HALF_BYTES * linear.num_groups)
+            for address in reversed(old):
+                free(address)
+    left = pool.num_pages - first_pages
+    for size in _WORKSPACE_BYTES:
+        pool.allocate(size, math.inf)
+    pool.trim(math.inf)
+    return _Pages(left, pool.num_pages - first_pages)
+
+
+def _scale_addresses(layer: list[_Linear], num_layers: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where scales and zeros of each linear lie before: behind its weights, layer after layer, up to `end`."""
+    sizes = [(aligned(linear.num_weights // 2), aligned(_HALF_BYTES * linear.num_groups)) for linear in layer]
+    at = end - num_layers * sum(weights + 2 * scales for weights, scales in sizes)
+    for _ in range(num_layers):
+        for weights, scales in sizes:
+            yield at + weights, at + weights + scales
+            at += weights + 2 * scales
+
+
+def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int) -> Leftover:
     """On compute capability 9.0 experts and fp8 linears are transposed: a copy each, the original freed behind it."""
     sizes = {shape.what: element_bytes * shape.num_in * shape.num_out for shape in shapes}
     wide = max(size for what, size in sizes.items() if "gate and up" in what)
@@ -85,7 +248,7 @@ def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int) 
     low = reserved(used_bytes + wide + down) - start
     size = reserved(used_bytes + before + 2 * wide + down) - start
     high = reserved(used_bytes + before + 2 * (wide + down)) - start
-    return Term(
+    term = Term(
         "conversion_leftover",
         size,
         low,
@@ -94,3 +257,6 @@ def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int) 
         f"copies of gate and up {format_bytes(wide)} twice and down {format_bytes(down)}, in pages of 32 MiB",
         "freed originals of transposed weights, held until the warm-up is over",
     )
+    # The workspace takes pages of its own, and the ends of what moved keep up to three more (nine starts; mostly one).
+    own = reserved(sum(_WORKSPACE_BYTES))
+    return Leftover(term, own + PAGE_BYTES, own, own + 3 * PAGE_BYTES)

@@ -16,7 +16,7 @@ from planner.gpu import find_gpu
 from planner.model import catalog
 from planner.model.arch import read_spec
 
-REMEMBERED = ("weights_bytes", "transient", "_pool_used_bytes", "load_staging")
+REMEMBERED = ("weights_bytes", "_leftover", "_pool_used_bytes", "load_staging")
 
 
 def _deployments() -> Iterator[Deployment]:

@@ -35,10 +35,12 @@ def test_both_tables_are_held_even_when_tied() -> None:
 def test_packing_leaves_pages_behind_that_cost_kv_cache_and_not_footprint() -> None:
     plan = memory("internlm2_5-7b", weights="w4a16", free="24GiB", max_batch_size=128)
     assert plan.transient is not None
-    # Two runs of three left 704 MiB behind, one 544: a race in the engine.
+    # Two starts of four left 704 MiB behind, two 544: a race in the engine.
     assert (plan.transient.low_bytes, plan.transient.high_bytes) == (544 * MIB, 704 * MIB)
     assert plan.total_bytes == sum(term.size_bytes for term in plan.terms)
-    assert plan.load_peak_bytes >= plan.total_bytes + plan.transient.size_bytes
+    # The GEMM workspace lies in pages that conversion left, so that the peak does not hold them twice.
+    kept = term_bytes(plan, "gemm_workspace") - (60 + 2) * MIB
+    assert plan.load_peak_bytes == plan.total_bytes + plan.transient.size_bytes - kept
 
 
 def test_groups_of_128_become_groups_of_32_on_sm90() -> None:
@@ -178,7 +180,8 @@ def test_who_stores_gate_and_up_apart(model: str, gpu: str, options: dict[str, o
 
 
 def test_experts_lie_apart_where_cublas_multiplies_them() -> None:
-    assert parts("qwen3-30b-a3b", "b200")["mlp behind them"] > parts("qwen3-30b-a3b")["mlp behind them"]
+    name = "attention or experts, whichever take more"
+    assert parts("qwen3-30b-a3b", "b200")[name] > parts("qwen3-30b-a3b")[name]
 
 
 def test_the_gemm_workspace_came_before_the_kv_cache_up_to_0_17() -> None:

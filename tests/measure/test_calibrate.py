@@ -77,14 +77,14 @@ def test_a_model_that_does_not_start_stores_nothing(lmplan, engine, tmp_path):
     engine(dies="loading", says="RuntimeError: broken")
     done = lmplan("calibrate")
     assert done.returncode == 6
-    assert "did not start: RuntimeError: broken" in done.stderr and "Nothing was stored" in done.stderr
+    assert "ended after context: RuntimeError: broken" in done.stderr and "Nothing was stored" in done.stderr
     assert not (tmp_path / "config").exists()
 
 
 def test_what_nccl_holds(lmplan, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_GPUS", "2")
     behaviour = extra_behaviour(0)
-    plan = planned("llama-3.2-1b", cache_max_entry_count=0.2, max_batch_size=64, tp=2)
+    plan = planned("qwen3-1.7b", cache_max_entry_count=0.2, max_batch_size=64, tp=2)
     good = as_planned(plan)
     behaviour["by_session"][f"{plan['settings']['session_len']} tp 2"] = {**good, "total": good["total"] + 7 * 2**20}
     engine(**behaviour)

@@ -18,8 +18,9 @@ from planner.ledger import shipped_files
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.model.tensors import inventory
+from planner.units import MIB
 from quantize.synthetic import write_checkpoint
-from tests.measure.conftest import MODEL, as_planned, group_is_gone, measured, planned, wait_for
+from tests.measure.conftest import FREE_BYTES, MODEL, as_planned, group_is_gone, measured, planned, wait_for
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "planner/data/schemas/measurement-1.schema.json").read_text())
 WORDS = ("measure", "--model", MODEL, "--dry-weights")
@@ -157,6 +158,17 @@ def test_dying_as_planned_is_no_failure(lmplan, engine, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Verdict: dies while loading, as estimated." in done.stdout
     assert not file_of(tmp_path)["complete"]
+
+
+def test_dying_on_a_full_gpu_is_for_want_of_memory_whatever_the_engine_says(lmplan, engine, tmp_path):
+    good = as_planned(planned())
+    words = {"dies": "warming up", "says": "Check failed: status == cudaSuccess invalid argument", "exit": -6}
+    for spare, outcome in ((31 * MIB, "dies while warming up"), (33 * MIB, "failed")):
+        engine(**{**good, **words, "load_peak": FREE_BYTES - spare, "total": FREE_BYTES - spare})
+        done = lmplan(*WORDS)
+        assert done.returncode == 6, done.stderr
+        assert "invalid argument" in done.stderr
+        assert file_of(tmp_path)["outcome"] == outcome
 
 
 def test_dying_under_load_is_a_failure_although_it_served(lmplan, engine, gpu, tmp_path, monkeypatch):

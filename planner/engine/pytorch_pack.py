@@ -1,0 +1,47 @@
+"""The copy that TurboMind's 4-bit kernels keep when the PyTorch engine serves AWQ, and the code they bring.
+
+The engine packs one linear after the other and waits for the GPU behind each, so that nothing is left to chance: the
+pool gives back every page that holds nothing, and what stays lies in pages that scales and weights share. Calls and
+sizes from traces of LMDeploy 0.18.0 on an H200: Qwen2.5-7B and 14B keep 115 and 235 pages, as replayed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.memory.page_pool import PagePool
+from planner.memory.pool import PAGE_BYTES
+from planner.memory.weights import LinearShape
+
+_HALF_BYTES = 2
+_PACKED = 1.0
+"""Any time behind that of the calls: the host waits for the GPU only once a linear is done."""
+
+
+def packed_bytes(linears: Iterable[LinearShape], group_size: int, param_bytes: float) -> int:
+    """What the pool holds once every linear is packed.
+
+    Args:
+        linears: 4-bit ones, in the order of a layer.
+        group_size: inputs that share a scale and a zero.
+        param_bytes: of a scale and a zero as packed.
+    """
+    layer = [linear for linear in linears if linear.quantized]
+    pool = PagePool()
+    for _ in range(max(linear.count for linear in layer)):
+        for linear in layer:
+            _pack(pool, linear.num_in * linear.num_out, group_size, param_bytes)
+    return pool.num_pages * PAGE_BYTES
+
+
+def _pack(pool: PagePool, num_weights: int, group_size: int, param_bytes: float) -> None:
+    num_groups = num_weights // group_size
+    pool.allocate(num_weights // 2)
+    old = [pool.allocate(_HALF_BYTES * num_groups) for _ in range(2)]
+    temporaries = [pool.allocate(_HALF_BYTES * num_weights) for _ in range(2)]
+    for address in reversed(temporaries):
+        pool.free(address, 0.0, _PACKED)
+    pool.allocate(int(param_bytes * num_groups))
+    for address in reversed(old):
+        pool.free(address, 0.0, _PACKED)
+    pool.trim(_PACKED)
