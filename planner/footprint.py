@@ -15,6 +15,7 @@ SERVES = "serves"
 DIES_LOADING = "dies while loading"
 NO_ROOM = "no room for the KV cache"
 DIES_STARTING = "dies while warming up"
+HANGS_STARTING = "hangs while warming up"
 GROWING_TERMS = ("forward_buffers", "cuda_graphs", "late_code")
 """Terms whose high end is what full load makes of them, not doubt."""
 
@@ -117,7 +118,9 @@ def estimate_memory(deployment: Deployment) -> MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """A start: the peak of loading, the KV cache, what it holds in the end, the peak of the rest."""
+    """A start: the peak of loading, the KV cache, what it holds in the end, the peak of the rest, and the length of the
+    warm-up request that never gets its turn.
+    """
 
     load_bytes: int
     free_at_kv_bytes: int
@@ -125,6 +128,7 @@ class _Start:
     after: tuple[Term, ...]
     total_bytes: int
     peak_bytes: int
+    stalls_at_tokens: int | None
 
 
 def _start(engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: Term, transient_bytes: int) -> _Start:
@@ -135,7 +139,8 @@ def _start(engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: T
     after = engine.after_kv(kv)
     total = held + kv.budget_bytes + sum(term.size_bytes for term in after)
     load = held + max(staging.size_bytes, transient_bytes)
-    return _Start(load, free_at_kv, kv, after, total, total + transient_bytes - engine.reused_bytes())
+    peak = total + transient_bytes - engine.reused_bytes()
+    return _Start(load, free_at_kv, kv, after, total, peak, engine.stalls_at_tokens(kv))
 
 
 def _other_verdicts(
@@ -185,6 +190,12 @@ def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
         return DIES_STARTING, (
             f"with the KV cache the process needs {format_gib(start.peak_bytes)} and {format_gib(free_bytes)} are "
             f"free: {format_gib(start.peak_bytes - free_bytes)} short; a smaller --cache-max-entry-count leaves more",
+        )
+    if start.stalls_at_tokens is not None:
+        return HANGS_STARTING, (
+            f"the warm-up sends a request of {start.stalls_at_tokens:,} tokens, the KV cache holds {kv.tokens:,}, and "
+            f"LMDeploy waits without end; --session-len {kv.tokens} keeps such requests out, --quant-policy 8 or a "
+            "larger ratio makes room",
         )
     return SERVES, ()
 

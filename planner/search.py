@@ -140,6 +140,9 @@ class Search:
         load_short = held + max(engine.load_staging().size_bytes, passing) - (free_bytes - self.offer.neighbours_bytes)
         short = max(load_short, held_high + passing_high + keep_free + wanted_bytes - free_bytes)
         lack = self._lack(settings, load, users, load_short, short)
+        stalls_at = engine.stalls_at_tokens(kv)
+        if not lack and stalls_at is not None:
+            lack = f"a warm-up request of {stalls_at:,} tokens does not fit the KV cache of {kv.tokens:,}"
         if not lack and smallest_ratio:
             percent = self._smallest(settings, percent, free_at_kv, load)
             settings, kv = self._at(settings, percent, free_at_kv)
@@ -218,11 +221,13 @@ class Search:
         return settings, engine.kv_cache(max(free_at_kv, 0))
 
     def _smallest(self, settings: Settings, percent: int, free_at_kv: int, load: Load) -> int:
+        engine = pick_engine(Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings))
         low, high = 0, percent
         while high - low > 1:
             middle = (low + high) // 2
             kv = self._at(settings, middle, free_at_kv)[1]
             enough = kv.max_sequences(load.context_tokens, settings.max_batch_size) >= load.num_users
+            enough &= engine.stalls_at_tokens(kv) is None
             low, high = (low, middle) if enough else (middle, high)
         return high
 

@@ -74,7 +74,8 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """The speeds of a measurement file or ledger; none of runs whose GPU has no known rates."""
     for run in read_runs(path):
         deployment = run.deployment()
-        phases = [p for p in run.phases if p["name"] in ("decode", "long_prefill") and p["facts"].get("seconds")]
+        timed = [p for p in run.phases if p["name"] in ("decode", "long_prefill")]
+        phases = [p for p in timed if p["facts"].get("seconds") and p["facts"].get("tokens")]
         if deployment is None or not phases or not deployment.gpu.memory_bandwidth_bytes_per_s:
             continue
         engine = pick_engine(deployment)

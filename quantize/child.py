@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from planner.errors import EnvironmentProblem
@@ -45,11 +45,11 @@ class Child:
         """Of the process, and of its group."""
         return self._process.pid
 
-    def lines(self, end: float, caught: Sequence[int]) -> Iterator[str]:
+    def lines(self, end: Callable[[], float], caught: Sequence[int]) -> Iterator[str]:
         """What it prints, to the end of its output or of itself; only the first 64 KiB of a longer line.
 
         Args:
-            end: by `time.monotonic`.
+            end: when to stop, by `time.monotonic`; asked again and again.
             caught: signals that came (`interrupts.noted_signals`).
 
         Raises:
@@ -64,7 +64,7 @@ class Child:
             while True:
                 if caught:
                     raise EndedBySignal(caught[0])
-                if time.monotonic() > end:
+                if time.monotonic() > end():
                     raise TimeUpError
                 if selector.select(_TICK_S):
                     data = os.read(output.fileno(), 2**16)

@@ -22,6 +22,8 @@ _OUT_OF_MEMORY: Final = re.compile(
 )
 _NO_ROOM: Final = re.compile(r"No enough gpu memory for (?:kv cache|runtime)", re.I)
 """The PyTorch engine, when what is left holds no block (`pytorch/engine/executor/base.py`)."""
+_CACHE_FULL: Final = re.compile(r"out of memory at \d+/\d+|cache out of memory")
+"""TurboMind from 0.15, when a request finds no room in the KV cache: the GPU's memory is not meant."""
 _ERROR: Final = re.compile(r"(?:Error|Exception|error|FATAL|\[TM\]\[(?:ERROR|FATAL)\]).*")
 
 
@@ -37,6 +39,7 @@ class EngineLog:
     blocks: int | None = None
     out_of_memory: bool = False
     no_room: bool = False
+    cache_full: bool = False
     last_error: str = ""
 
     def to_object(self) -> dict[str, int]:
@@ -59,7 +62,9 @@ class EngineLog:
             self.blocks = int(match[1])
         if _NO_ROOM.search(line):
             self.no_room = True
-        if _OUT_OF_MEMORY.search(line):
+        if _CACHE_FULL.search(line):
+            self.cache_full = True
+        elif _OUT_OF_MEMORY.search(line):
             self.out_of_memory = True
             self.last_error = line.strip()[:500]
         elif not self.out_of_memory and _ERROR.search(line) and "lmdeploy - " not in line:

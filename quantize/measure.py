@@ -30,6 +30,8 @@ _COMES_FREE_WITHIN_S = 5.0
 _NOTICED_BYTES = 64 * MIB
 """Less than this that others hold, or take while we measure, is left unsaid: no context is as small."""
 _TAIL_LINES = 40
+_STALLS_AFTER_S = 10.0
+"""A warm-up request that found no room in the KV cache for so long never will: it is the only one."""
 _FULL_BYTES = 32 * MIB
 """TurboMind's pools ask for pages of 32 MiB: where one is not left, it dies, and of what it does not always say."""
 
@@ -74,6 +76,7 @@ class _Seen:
     failure: str = ""
     signal_number: int | None = None
     died: bool = False
+    stalled: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -83,6 +86,27 @@ class _Seen:
     @property
     def done(self) -> bool:
         return "done" in self.names
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether a warm-up request found no room in the KV cache."""
+        return self.log.cache_full and "loaded" not in self.names
+
+
+class _Limit:
+    """The time limit, and an earlier one once a warm-up request waits."""
+
+    def __init__(self, time_limit_s: float) -> None:
+        self.words = f"it had not finished after {time_limit_s:g} s and was ended"
+        self._end = time.monotonic() + time_limit_s
+        self._waits = False
+
+    def end(self, seen: _Seen) -> float:
+        """By `time.monotonic`."""
+        if seen.waits_for_room and not self._waits:
+            self._waits = True
+            self._end = min(self._end, time.monotonic() + _STALLS_AFTER_S)
+        return self._end
 
 
 def probe_case(case: Case) -> dict[str, Any]:
@@ -233,12 +257,13 @@ def _watch(
         path.write_text(json.dumps(probe_case(case)), encoding="utf-8")
         command = [case.python, str(copied("probe.py", Path(folder))), str(path)]
         child = Child(command, Path(folder), _environment(nvml, case.devices))
-        why = ""
+        why, limit = "", _Limit(case.time_limit_s)
         try:
-            for line in child.lines(time.monotonic() + case.time_limit_s, caught):
+            for line in child.lines(lambda: limit.end(seen), caught):
                 _take(line, child, nvml, sampler, seen, tell)
         except TimeUpError:
-            why = f"it had not finished after {case.time_limit_s:g} s and was ended"
+            seen.stalled = seen.waits_for_room
+            why = "a warm-up request waits for room in the KV cache" if seen.stalled else limit.words
         except EndedBySignal as error:
             why, seen.signal_number = error.message, error.exit_code - 128
         finally:
@@ -294,6 +319,8 @@ def _outcome(seen: _Seen, free_bytes: int) -> str:
         return "serves"
     if seen.log.no_room:
         return "no room for the KV cache"
+    if seen.stalled:
+        return "hangs while warming up"
     full = seen.died and free_bytes - seen.peak_bytes < _FULL_BYTES
     if not seen.log.out_of_memory and not full:
         return "failed"
@@ -305,7 +332,8 @@ def _outcome(seen: _Seen, free_bytes: int) -> str:
 def _speed(seen: _Seen) -> list[dict[str, Any]]:
     rates = []
     for phase in seen.phases:
-        if phase.name in ("decode", "long_prefill") and phase.facts.get("seconds", 0) > 0:
+        # A model whose values are not numbers may end each answer at once: no tokens, no speed.
+        if phase.name in ("decode", "long_prefill") and min(phase.facts["seconds"], phase.facts["tokens"]) > 0:
             rates.append(
                 {
                     "phase": "decode" if phase.name == "decode" else "prefill",

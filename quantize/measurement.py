@@ -23,7 +23,14 @@ _KINDS: Final[dict[str, type]] = {
     "load_peak_bytes": int,
     "peak_bytes": int,
 }
-OUTCOMES: Final = ("serves", "dies while loading", "no room for the KV cache", "dies while warming up", "failed")
+OUTCOMES: Final = (
+    "serves",
+    "dies while loading",
+    "no room for the KV cache",
+    "dies while warming up",
+    "hangs while warming up",
+    "failed",
+)
 
 
 @dataclass(slots=True)

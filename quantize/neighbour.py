@@ -48,7 +48,8 @@ def _hold(
     stack.callback(child.ask_to_end)
     said = ""
     with contextlib.suppress(TimeUpError):
-        for line in child.lines(time.monotonic() + _STARTS_WITHIN_S, caught):
+        end = time.monotonic() + _STARTS_WITHIN_S
+        for line in child.lines(lambda: end, caught):
             if line.startswith("left ") and line[5:].isdigit():
                 return int(line[5:])
             said = line.strip()[:300] or said

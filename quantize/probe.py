@@ -76,14 +76,17 @@ class Probe:
         except TypeError:  # versions before 0.13 trust remote code without being asked
             self.pipe = lmdeploy.pipeline(case["folder"], **options)
 
-    def generate(self, prompts: list[Any], new_tokens: int, **sampling: Any) -> float:
-        """Serve `prompts` at once; the seconds it took."""
+    def generate(self, prompts: list[Any], new_tokens: int, **sampling: Any) -> tuple[float, int]:
+        """Serve `prompts` at once; the seconds it took and the tokens that were made."""
         import lmdeploy
 
         config = lmdeploy.GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, **sampling)
         began = time.monotonic()
-        self.pipe(prompts, gen_config=config)
-        return time.monotonic() - began
+        answers = self.pipe(prompts, gen_config=config)
+        seconds = time.monotonic() - began
+        # An answer that failed altogether may be nothing at all.
+        made = [getattr(answer, "generate_token_len", 0) for answer in answers] if isinstance(answers, list) else []
+        return seconds, sum(made)
 
     def requests(self) -> None:
         """A short request, a long prefill, growing batches, sampling, and an image for a model that sees."""
@@ -93,12 +96,12 @@ class Probe:
         long_tokens = case["prefill_tokens"]
         if long_tokens:
             self.generate([text(long_tokens)], 1)
-            seconds = self.generate([text(long_tokens, "b")], 1)
+            seconds, _ = self.generate([text(long_tokens, "b")], 1)
             self.say("long_prefill", tokens=long_tokens, seconds=seconds)
         for batch in case["decode_batches"]:
-            one = self.generate([text(SHORT_TOKENS, str(i)) for i in range(batch)], 1)
-            many = self.generate([text(SHORT_TOKENS, str(i)) for i in range(batch)], 1 + DECODE_TOKENS)
-            self.say("decode", batch=batch, tokens=batch * DECODE_TOKENS, seconds=many - one)
+            prompts = [text(SHORT_TOKENS, str(i)) for i in range(batch)]
+            (short, first), (long, all_of_them) = self.generate(prompts, 1), self.generate(prompts, 1 + DECODE_TOKENS)
+            self.say("decode", batch=batch, tokens=all_of_them - first, seconds=long - short)
         if case["full_batch"]:
             prompts = [text(256 + 4 * (i % 100), str(i)) for i in range(case["full_batch"])]
             self.generate(prompts, 16)

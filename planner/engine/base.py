@@ -56,6 +56,10 @@ class Engine(Protocol):
         """What is allocated once the KV cache stands, up to the first request served."""
         ...
 
+    def stalls_at_tokens(self, kv: KvCache) -> int | None:
+        """Length of a warm-up request that the KV cache cannot hold and the engine waits for, None for none."""
+        ...
+
     def load_staging(self) -> Term:
         """What loading holds besides `before_kv` at its peak, given back before the KV cache is sized."""
         ...

@@ -236,6 +236,10 @@ class PytorchEngine:
         sizes |= set(range(2 * step, batch + 1, step)) | {batch}
         return sorted(sizes)
 
+    def stalls_at_tokens(self, kv: KvCache) -> int | None:
+        """None: batches are captured, no requests sent."""
+        return None
+
     def load_staging(self) -> Term:
         """Both vocabulary matrices of a tied model exist while it loads."""
         size = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES if self.text.tie_word_embeddings else 0

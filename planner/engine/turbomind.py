@@ -333,6 +333,17 @@ class Turbomind:
             f"activations of the longest warm-up request, {tokens} tokens",
         )
 
+    def stalls_at_tokens(self, kv: KvCache) -> int | None:
+        """From 0.15 a session is not cut to what the KV cache holds, and while warming up a request that it cannot hold
+        is neither admitted nor refused (`engine.cc`, FailStalledHeadOfLine, 0.15.0 and 0.16.0; two starts of 0.18.0 on
+        an H200 hung so).
+        """
+        if self.rules.shortens_session_len:
+            return None
+        lengths = (*_WARM_UP_TOKENS, self.max_step_tokens)
+        most = min(self.settings.session_len, self.max_step_tokens)
+        return min((n for n in lengths if kv.tokens < n <= most), default=None)
+
     def _longest(self, kv: KvCache) -> int:
         """Tokens of the longest prompt: each of its chunks attends to all that came before."""
         return min(self.settings.session_len, kv.tokens)

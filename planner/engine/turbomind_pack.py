@@ -27,14 +27,20 @@ _WORKSPACE_BYTES = (1 * MIB, 32 * MIB, 2 * MIB)
 """The GEMM workspace, in the order in which it is taken (traced)."""
 _GROWTH_US = 400.0
 """A call that makes the pool grow: 300 to 460 us traced."""
+_CALL_US = 6.0
+"""Any other call of the host. With the two rates below this gives the pages of 15 of 18 models seen on H200s; so do 4
+to 8 us, with growths of 300 to 450 us and 0.35 to 0.5 TB/s."""
 _PACKED_BYTES_PER_US = 400_000.0
-"""What the GPU reads and writes while packing. Fitted with the host's speed: 0.3 to 0.6 TB/s give the same pages."""
-_CALL_US = 5.0
-"""Any other call of the host. From 2 to 10 us give the same pages in 13 of 17 cases."""
+"""What the GPU reads and writes while packing."""
+_CACHED_BYTES_PER_US = 2_000_000.0
+_CACHED_BYTES = 40_000_000
+"""The same of what stays in its L2 cache (60 MB on an H200)."""
 _SLOW_CALL_US = 120.0
 """The same on a host whose calls go through a sandbox: 90 to 120 us traced."""
 _READ_AND_WRITTEN = 9.5
 """Bytes a weight: unpacked (0.5 + 2), transposed (2 + 2), cleared (0.5), packed (2 + 0.5)."""
+_HELD = 4.5
+"""Bytes a weight that packing goes over: packed, and in both temporaries."""
 _MOST_LINEARS = 160
 """As many are replayed at most: what they leave repeats from layer to layer long before."""
 
@@ -122,11 +128,11 @@ def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: b
     num_layers = max(min(num_layers, _MOST_LINEARS // len(layer)), 1)
     param_bytes = 2.5 if traced else 4.0  # a 16-bit scale with a 4-bit zero, or both in 16 bits
     runs = [
-        _replay(layer, num_layers, room, param_bytes, call_us, gpu)
+        _replay(layer, num_layers, room, param_bytes, call_us, catches_up=gpu)
         for call_us, gpu in (
-            (_CALL_US, _PACKED_BYTES_PER_US),
-            (_SLOW_CALL_US, _PACKED_BYTES_PER_US),
-            (_CALL_US, 0.0),
+            (_CALL_US, True),
+            (_SLOW_CALL_US, True),
+            (_CALL_US, False),
         )
     ]
     pages = [run.left for run in runs]
@@ -180,9 +186,10 @@ def _replay(
     room: Room,
     param_bytes: float,
     call_us: float,
-    gpu_bytes_per_us: float,
+    *,
+    catches_up: bool,
 ) -> _Pages:
-    """Pack layer after layer; `gpu_bytes_per_us` is 0 for a GPU that never catches up."""
+    """Pack layer after layer; where the GPU never catches up with the host, nothing is ever complete."""
     pool = PagePool(room.used_bytes)
     first_pages = pool.num_pages
     now = gpu = 0.0
@@ -194,9 +201,10 @@ def _replay(
         now += call_us if pool.num_grown == before else call_us + _GROWTH_US
         return address
 
-    def run(size_bytes: float) -> None:
+    def run(size_bytes: float, held_bytes: float) -> None:
         nonlocal gpu
-        gpu = max(gpu, now) + size_bytes / gpu_bytes_per_us if gpu_bytes_per_us else math.inf
+        rate = _CACHED_BYTES_PER_US if held_bytes < _CACHED_BYTES else _PACKED_BYTES_PER_US
+        gpu = max(gpu, now) + size_bytes / rate if catches_up else math.inf
 
     def free(address: int) -> None:
         nonlocal now
@@ -209,13 +217,13 @@ def _replay(
             temporaries = []
             for part in (0.25, 0.75):
                 temporaries.append(allocate(_HALF_BYTES * linear.num_weights))
-                run(part * _READ_AND_WRITTEN * linear.num_weights)
+                run(part * _READ_AND_WRITTEN * linear.num_weights, _HELD * linear.num_weights)
             for address in reversed(temporaries):
                 free(address)
             if not linear.num_groups:
                 continue
             allocate(param_bytes * linear.num_groups)
-            run((2 * _HALF_BYTES + param_bytes) * linear.num_groups)
+            run((2 * _HALF_BYTES + param_bytes) * linear.num_groups, 0)
             old = next(scales)
             for address in reversed(old):
                 pool.place(address, _HALF_BYTES * linear.num_groups)

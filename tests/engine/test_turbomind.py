@@ -184,6 +184,19 @@ def test_experts_lie_apart_where_cublas_multiplies_them() -> None:
     assert parts("qwen3-30b-a3b", "b200")[name] > parts("qwen3-30b-a3b")[name]
 
 
+def test_a_warm_up_longer_than_the_kv_cache_hangs_from_0_15() -> None:
+    # Two starts on an H200 hung so: a cache of 5,376 tokens, and requests of 6,144, 8,192 and 8,256 to come.
+    wishes = {"weights": "w4a16", "max_batch_size": 64, "free": "10.7GiB"}
+    plan = memory("qwen1.5-7b-chat", **wishes)
+    assert (plan.kv_cache.tokens, plan.verdict) == (5376, "hangs while warming up")
+    assert "6,144 tokens" in plan.reasons[0] and "--session-len 5376" in plan.reasons[0]
+    assert memory("qwen1.5-7b-chat", session_len=5376, **wishes).fits
+    assert memory("qwen1.5-7b-chat", quant_policy=8, cache_max_entry_count=0.7, **wishes).fits
+    # Before, the session was cut to what the cache holds; the PyTorch engine sends no requests.
+    assert memory("qwen1.5-7b-chat", lmdeploy="0.14.0", **wishes).verdict != plan.verdict
+    assert memory("qwen1.5-7b-chat", engine="pytorch", **{**wishes, "weights": "as-is", "free": "20GiB"}).fits
+
+
 def test_the_gemm_workspace_came_before_the_kv_cache_up_to_0_17() -> None:
     names = {v: [term.name for term in memory("llama-3.1-8b", lmdeploy=v).terms] for v in ("0.17.0", "0.18.0")}
     assert names["0.17.0"].index("workspaces") < names["0.17.0"].index("kv_cache")

@@ -160,6 +160,28 @@ def test_dying_as_planned_is_no_failure(lmplan, engine, tmp_path):
     assert not file_of(tmp_path)["complete"]
 
 
+def test_answers_that_end_at_once_are_no_speed(lmplan, engine, tmp_path):
+    engine(**as_planned(planned()), mute=True)
+    assert lmplan(*WORDS).returncode == 0
+    assert {rate["phase"] for rate in file_of(tmp_path)["speed"]} == {"prefill"}
+
+
+def test_a_warm_up_that_waits_for_room_is_ended_and_named(lmplan, engine, tmp_path):
+    good = as_planned(planned())
+    waits = "[TM][INFO] out of memory at 0/1"
+    engine(**{**good, "log": [*good["log"], waits], "hangs": "warming up"})
+    done = lmplan(*WORDS, "--time-limit", "3")
+    assert done.returncode == 6 and "a warm-up request waits for room in the KV cache" in done.stderr
+    assert file_of(tmp_path)["outcome"] == "hangs while warming up"
+
+
+def test_a_request_that_waits_once_it_serves_is_no_end(lmplan, engine, tmp_path):
+    good = as_planned(planned())
+    engine(**{**good, "log": [*good["log"], "[TM][INFO] out of memory at 3/9"]})
+    assert lmplan(*WORDS).returncode == 0
+    assert file_of(tmp_path)["outcome"] == "serves"
+
+
 def test_dying_on_a_full_gpu_is_for_want_of_memory_whatever_the_engine_says(lmplan, engine, tmp_path):
     good = as_planned(planned())
     words = {"dies": "warming up", "says": "Check failed: status == cudaSuccess invalid argument", "exit": -6}

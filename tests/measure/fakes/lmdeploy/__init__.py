@@ -5,6 +5,7 @@ dies: "loading", "warming up" or "serving", with `says` as the last line and `ex
 hangs: "loading" or "serving"          long_line: bytes without a newline
 leaves: exit with 0 at that point      loads_s: seconds of loading
 by_session: behaviour by the session length, or by "LENGTH tp N"
+mute: every answer ends after its first token
 worker: start a process of its own that holds the output open; its id goes into the file `worker`
 """
 
@@ -69,6 +70,13 @@ class Pipeline:
         time.sleep(0.001 * gen_config.max_new_tokens)
         self.requests += 1
         fake_gpu.hold(BEHAVIOUR.get("served", BEHAVIOUR.get("total", 10**9)))
+        made = 1 if BEHAVIOUR.get("mute") else gen_config.max_new_tokens
+        return [Response(made) for _ in prompts]
+
+
+@dataclass
+class Response:
+    generate_token_len: int
 
 
 def pipeline(folder, backend_config, log_level, trust_remote_code=False):
