@@ -8,33 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-from planner.engine import host, turbomind_forward
+from planner.engine import host, turbomind_forward, turbomind_warmup
 from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
 from planner.engine.turbomind_batch import batch_buffers
+from planner.engine.turbomind_formats import SM90_INT4_GROUP, Format
 from planner.engine.turbomind_load import staging_bytes
 from planner.engine.turbomind_pack import Leftover, Room, conversion_leftover
 from planner.engine.versions import native_vision, turbomind_rules
 from planner.memory import kv_cache, weights
 from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
-from planner.memory.weights import Allocation, LinearShape, Sharding
+from planner.memory.weights import Allocation, Sharding
 from planner.model.dtypes import DType
-from planner.model.spec import Quantization
-from planner.units import MIB, ceil_div, format_bytes, round_up
+from planner.units import MIB, format_bytes, round_up
 
 _HALF_BYTES = 2
-_WARM_UP_TOKENS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
-"""Lengths of the warm-up requests, logged by 0.18.0 ("Warm-up lengths"); the longest step is added."""
 _RANDOM_STATE_BYTES = 2 * MIB
 """196,608 bytes by cudaMalloc, which hands out 2 MiB."""
 _ASSUMED_L2_BYTES = 50 * MIB
 _MAX_L2_BYTES = 130 * MIB
 """For a GPU whose L2 cache is not known: the catalog's cards have 2 to 128 MiB, an H100 50."""
 _TRACED = Evidence("formula", "traced on H200, 0.18.0")
-_SM90_INT4_GROUP = 32
-"""On compute capability 9.0 the 4-bit kernels of 0.18 take a scale and a zero for every 32 inputs: the loader repeats
-those of a group of 128 four times (`lmdeploy/turbomind/linear.py`, _apply_bridge; sizes traced)."""
 
 
 class Turbomind:
@@ -138,8 +133,12 @@ class Turbomind:
     def text_allocations(self) -> Iterable[Allocation]:
         """The language model's weights on one rank as the engine allocates them."""
         yield from weights.text_plain(self.text, self.sharding)
+        kept = self._format
         for linear in weights.text_linears(self.text, self.quantization, self.sharding):
-            yield from self._linear(linear)
+            if kept is None:
+                yield weights.plain_linear(linear)
+            else:
+                yield from kept.allocations(linear, self.text.names)
 
     def vision_allocations(self) -> Iterable[Allocation]:
         """The vision tower's weights on one rank; empty for a text model.
@@ -154,42 +153,16 @@ class Turbomind:
         for linear in weights.vision_linears(tower, tp):
             yield weights.plain_linear(linear)
 
-    def _linear(self, linear: LinearShape) -> Iterable[Allocation]:
-        """A linear in the engine's format: 16-bit, 4-bit with a 16-bit scale and zero a group, or fp8 with blocks."""
-        quantization = self.quantization
-        if not linear.quantized or quantization is None or self._held_out(linear, quantization):
-            yield weights.plain_linear(linear)
-            return
-        num_in, num_out, count = linear.num_in, linear.num_out, linear.count
-        size = quantization.group_size
-        if quantization.method == "fp8":
-            yield Allocation(linear.what, num_in * num_out, count)
-            if self._native_fp8:
-                scales = 4 * ceil_div(num_in, size) * ceil_div(num_out, size)
-            else:
-                scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
-            yield Allocation(f"{linear.what} scales", scales, count)
-            return
-        yield Allocation(linear.what, num_in * num_out // 2, count)
-        groups = ceil_div(num_in, self._group_size(quantization)) * num_out
-        yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
-        yield Allocation(f"{linear.what} zeros", _HALF_BYTES * groups, count)
-
-    def _group_size(self, quantization: Quantization) -> int:
-        """Inputs that share a scale and a zero in the engine's format."""
-        if self.deployment.gpu.compute_capability == 90 and self.rules.intermediate_padding == "plan":
-            return min(quantization.group_size, _SM90_INT4_GROUP)
-        return quantization.group_size
-
-    def _held_out(self, linear: LinearShape, quantization: Quantization) -> bool:
-        names = self.text.names
-        module = {
-            "qkv": names.qkv or names.query,
-            "output": names.output,
-            "gate and up": names.gate,
-            "down": names.down,
-        }.get(linear.what, linear.what)
-        return any(part in module for part in quantization.unquantized)
+    @property
+    def _format(self) -> Format | None:
+        """How quantized linears are kept; None for a 16-bit model."""
+        if self.quantization is None:
+            return None
+        capability, group_size = self.deployment.gpu.compute_capability, self.quantization.group_size
+        if capability == 90 and self.rules.intermediate_padding == "plan":
+            group_size = min(group_size, SM90_INT4_GROUP)
+        native_fp8 = self.quantization.method == "fp8" and capability == self.rules.fp8_native_sm
+        return Format(self.quantization, group_size, native_fp8)
 
     def transient(self) -> Term | None:
         """What converting the weights leaves charged when the KV cache is sized."""
@@ -202,7 +175,7 @@ class Turbomind:
         return conversion_leftover(
             weights.text_linears(self.text, self.quantization, self.sharding),
             self.quantization,
-            self._group_size(self.quantization) if self.quantization else 0,
+            self._format.group_size if self._format else 0,
             Room(self._pool_used_bytes(), head.aligned_bytes),
             self.deployment.gpu.compute_capability,
         )
@@ -316,9 +289,7 @@ class Turbomind:
 
     def _forward_buffers(self, kv: KvCache) -> Term:
         """The executor's pool after warm-up; under load it can grow to that of a full step."""
-        reachable = min(self.settings.session_len, kv.tokens, self.max_step_tokens)
-        lengths = [n for n in (*_WARM_UP_TOKENS, self.max_step_tokens) if n <= reachable]
-        tokens = max(lengths, default=min(_WARM_UP_TOKENS[0], self.max_step_tokens))
+        tokens = turbomind_warmup.longest(self.max_step_tokens, self.settings.session_len, kv.tokens)
         size = reserved(self.forward_bytes(tokens))
         full = reserved(self.forward_bytes(self.max_step_tokens, self._longest(kv)))
         sampling = 5 * 4 * self.settings.max_batch_size * self.text.vocab_size
@@ -334,15 +305,10 @@ class Turbomind:
         )
 
     def stalls_at_tokens(self, kv: KvCache) -> int | None:
-        """From 0.15 a session is not cut to what the KV cache holds, and while warming up a request that it cannot hold
-        is neither admitted nor refused (`engine.cc`, FailStalledHeadOfLine, 0.15.0 and 0.16.0; two starts of 0.18.0 on
-        an H200 hung so).
-        """
+        """Length of the warm-up request that never gets its turn."""
         if self.rules.shortens_session_len:
             return None
-        lengths = (*_WARM_UP_TOKENS, self.max_step_tokens)
-        most = min(self.settings.session_len, self.max_step_tokens)
-        return min((n for n in lengths if kv.tokens < n <= most), default=None)
+        return turbomind_warmup.stalls_at(self.max_step_tokens, self.settings.session_len, kv.tokens)
 
     def _longest(self, kv: KvCache) -> int:
         """Tokens of the longest prompt: each of its chunks attends to all that came before."""
@@ -394,10 +360,7 @@ class Turbomind:
 
     @property
     def _native_fp8(self) -> bool:
-        """Whether linears multiply 8-bit activations with 8-bit weights."""
-        capability = self.deployment.gpu.compute_capability
-        fp8 = self.quantization is not None and self.quantization.method == "fp8"
-        return fp8 and capability == self.rules.fp8_native_sm
+        return self._format is not None and self._format.native_fp8
 
     def _symmetric_buffer(self) -> Term:
         """What ranks exchange: hidden states of a step or logits of a batch (LanguageModel, symm_buf_)."""

@@ -3,7 +3,7 @@
 Freed temporaries stay charged until the warm-up is over, so they cost KV cache and not footprint. The calls are known;
 what each finds free depends on how far the GPU has come, and so on the host's speed. They are replayed with the times
 below, and for the band on a slow host and on one that the GPU never catches up with.
-Calls and sizes from traces of LMDeploy 0.18.0 on an H200 (14 models), checked on 30 further starts.
+Calls and sizes from traces of LMDeploy 0.18.0 on an H200 (eleven models), checked on 30 further starts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A stream-ordered CUDA pool with one stream, allocation by allocation.
 
 What it does was read off traces of every allocation that LMDeploy 0.18.0 makes on an H200 (driver 580) while it
-converts weights: 14 models under TurboMind, two under the PyTorch engine.
+converts weights: eleven models under TurboMind, two under the PyTorch engine.
 
 - Memory comes from the driver in pages. A free is pending until the GPU has passed it.
 - What one stream freed it may take again at once: pending pieces that touch are one, and the smallest that fits is

@@ -1,0 +1,60 @@
+"""Linears as TurboMind keeps them: 16-bit, 4-bit with a 16-bit scale and zero a group, or fp8 with blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from planner.memory import weights
+from planner.memory.weights import Allocation, LinearShape
+from planner.model.spec import Quantization, TensorNames
+from planner.units import ceil_div
+
+_HALF_BYTES = 2
+SM90_INT4_GROUP = 32
+"""On compute capability 9.0 the 4-bit kernels of 0.18 take a scale and a zero for every 32 inputs: the loader repeats
+those of a group of 128 four times (`lmdeploy/turbomind/linear.py`, _apply_bridge; sizes traced)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Quantized linears on one GPU under one version.
+
+    Attributes:
+        group_size: inputs that share a scale and a zero in the engine's 4-bit form.
+        native_fp8: 8-bit activations are multiplied with 8-bit weights.
+    """
+
+    quantization: Quantization
+    group_size: int
+    native_fp8: bool
+
+    def allocations(self, linear: LinearShape, names: TensorNames) -> Iterator[Allocation]:
+        """What a linear takes, as the engine allocates it before it converts anything."""
+        if not linear.quantized or self._held_out(linear, names):
+            yield weights.plain_linear(linear)
+            return
+        num_in, num_out, count = linear.num_in, linear.num_out, linear.count
+        if self.quantization.method == "fp8":
+            size = self.quantization.group_size
+            yield Allocation(linear.what, num_in * num_out, count)
+            if self.native_fp8:
+                scales = 4 * ceil_div(num_in, size) * ceil_div(num_out, size)
+            else:
+                scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
+            yield Allocation(f"{linear.what} scales", scales, count)
+            return
+        yield Allocation(linear.what, num_in * num_out // 2, count)
+        groups = ceil_div(num_in, self.group_size) * num_out
+        yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
+        yield Allocation(f"{linear.what} zeros", _HALF_BYTES * groups, count)
+
+    def _held_out(self, linear: LinearShape, names: TensorNames) -> bool:
+        """Whether the checkpoint says that it left this module in 16 bits."""
+        module = {
+            "qkv": names.qkv or names.query,
+            "output": names.output,
+            "gate and up": names.gate,
+            "down": names.down,
+        }.get(linear.what, linear.what)
+        return any(part in module for part in self.quantization.unquantized)
