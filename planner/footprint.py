@@ -193,9 +193,8 @@ def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
         )
     if start.stalls_at_tokens is not None:
         return HANGS_STARTING, (
-            f"the warm-up sends a request of {start.stalls_at_tokens:,} tokens, the KV cache holds {kv.tokens:,}, and "
-            f"LMDeploy waits without end; --session-len {kv.tokens} keeps such requests out, --quant-policy 8 or a "
-            "larger ratio makes room",
+            f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and LMDeploy "
+            f"waits for room without end (not with --session-len {kv.tokens})",
         )
     return SERVES, ()
 
