@@ -193,8 +193,8 @@ def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
         )
     if start.stalls_at_tokens is not None:
         return HANGS_STARTING, (
-            f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and LMDeploy "
-            f"waits for room without end (not with --session-len {kv.tokens})",
+            f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and "
+            f"LMDeploy waits for room without end (not with --session-len {kv.tokens})",
         )
     return SERVES, ()
 
