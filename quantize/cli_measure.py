@@ -190,7 +190,15 @@ def _attach(url: str, pid: int | None, device: int, model: str | None, given: di
     write(measurement, out)
     click.echo(measurement.note)
     if plan is not None:
-        click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
+        comparison = compare(jsonform.to_object(plan), measurement)
+        click.echo(compare_report.table(comparison), nl=False)
+        if not comparison.passed:
+            settings = plan.memory.deployment.settings
+            click.echo(
+                f"A server does not tell how it was started. The estimate is for --cache-max-entry-count "
+                f"{settings.cache_max_entry_count:g}, --max-batch-size {settings.max_batch_size}, --session-len "
+                f"{settings.session_len}; give what it was started with."
+            )
     click.echo(f"written to {out}")
     return 0
 

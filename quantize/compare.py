@@ -178,7 +178,9 @@ def _totals(estimate: dict[str, Any], measurement: Measurement) -> list[Row]:
     rows = []
     if measurement.total_bytes is not None:
         rows.append(_exact("total when serving", "bytes", per_gpu["total_bytes"], measurement.total_bytes))
-        rows.append(_exact("peak while starting", "bytes", per_gpu["load_peak_bytes"], measurement.load_peak_bytes))
+        loaded = measurement.phase("loaded")
+        if loaded is not None and not loaded.facts.get("attached"):  # nobody saw such a server start
+            rows.append(_exact("peak while starting", "bytes", per_gpu["load_peak_bytes"], measurement.load_peak_bytes))
         growth = _growth(measurement)
         if growth is not None:
             allowed = sum(t["high_bytes"] - t["bytes"] for t in per_gpu["terms"] if t["name"] != "kv_cache")

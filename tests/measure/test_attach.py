@@ -75,6 +75,14 @@ def test_beside_an_estimate(lmplan, gpu, serve, tmp_path):
     assert value["model"] == {"name": MODEL, "served_as": "Qwen/Qwen2.5-0.5B"}
 
 
+def test_a_server_with_other_settings_than_the_estimate(lmplan, gpu, serve, tmp_path):
+    (gpu / "0").write_text(str(20 * 2**30))
+    done = lmplan("measure", "--url", serve(v1_models=MODELS), "--model", MODEL)
+    assert done.returncode == 0, done.stderr
+    assert "A server does not tell how it was started" in done.stdout and "--cache-max-entry-count 0.8" in done.stdout
+    assert "peak while starting" not in done.stdout
+
+
 def test_one_process(lmplan, gpu, serve, tmp_path):
     (gpu / str(os.getpid())).write_text(str(5 * 2**30))
     (gpu / "0").write_text(str(3 * 2**30))

@@ -188,9 +188,9 @@ def test_runs_of_the_ledger_pass_their_own_estimate(index: int) -> None:
     value = ledger_run(index)
     measurement = from_object({k: v for k, v in value.items() if k != "schema"}, "ledger")
     assert isinstance(measurement, Measurement)
-    wishes = {k: v for k, v in value["settings"].items() if k not in ("lmdeploy",)}
     weights = "w4a16" if value["checkpoint"]["format"] == "awq" else "as-is"
-    estimate = planned(value["model"]["name"], free=value["free_before_bytes"], weights=weights, **wishes)
+    wishes = {"weights": weights, **{k: v for k, v in value["settings"].items() if k != "lmdeploy"}}
+    estimate = planned(value["model"]["name"], free=value["free_before_bytes"], **wishes)
     assert compare(estimate, measurement).passed
 
 
