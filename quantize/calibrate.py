@@ -11,6 +11,7 @@ from typing import Any
 from planner.api import Plan
 from planner.engine import calibration
 from planner.errors import ChildFailedError, UsageError
+from planner.footprint import HANGS_STARTING
 from planner.memory.terms import Term
 from quantize.measurement import Measurement
 from quantize.measuring import measure_plan, plan_here
@@ -20,6 +21,7 @@ MODELS = ("qwen2.5-0.5b", "llama-3.2-1b", "qwen3-1.7b")
 _EXCHANGING_MODEL = "qwen3-1.7b"
 """LMDeploy 0.18.0 dies on Llama-3.2-1B with tp 2 (two starts on H200s)."""
 _RATIO = 0.2
+_MORE_RATIO = 0.6
 _BATCH = 64
 
 
@@ -77,6 +79,8 @@ def _run(
 ) -> tuple[Plan, Measurement]:
     tell(f"{model}, tp {wishes['tp']}" if "tp" in wishes else model)
     plan = plan_here(model, wishes, device, None)
+    if plan.verdict == HANGS_STARTING:  # a small card, whose share holds no long request
+        plan = plan_here(model, {**wishes, "cache_max_entry_count": _MORE_RATIO}, device, None)
     with tempfile.TemporaryDirectory(prefix="lmplan-calibrate-") as scratch:
         measurement = measure_plan(plan, Path(scratch), device=device, python=python, load_only=load_only)
     if not measurement.complete or measurement.outcome != "serves":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES, aligned, reserved
@@ -162,7 +163,7 @@ def _repeats(shape: LinearShape, shapes: list[LinearShape]) -> int:
     return max(shape.count // max(layers), 1) if layers else shape.count
 
 
-def _layer(shapes: list[LinearShape], group_size: int) -> list[_Linear]:
+def _layer(shapes: list[LinearShape], group_size: int) -> tuple[_Linear, ...]:
     """A layer's linears in the order in which they are packed: qkv, output, down before gate and up."""
 
     def place(shape: LinearShape) -> int:
@@ -177,11 +178,12 @@ def _layer(shapes: list[LinearShape], group_size: int) -> list[_Linear]:
             for shape in group:
                 num_weights = shape.num_in * shape.num_out
                 found.append(_Linear(num_weights, num_weights // group_size if group_size else 0))
-    return found
+    return tuple(found)
 
 
+@lru_cache(maxsize=1024)  # a sweep asks for the same weights on GPUs of every kind
 def _replay(
-    layer: list[_Linear],
+    layer: tuple[_Linear, ...],
     num_layers: int,
     room: Room,
     param_bytes: float,
@@ -236,7 +238,7 @@ def _replay(
     return _Pages(left, pool.num_pages - first_pages)
 
 
-def _scale_addresses(layer: list[_Linear], num_layers: int, end: int) -> Iterator[tuple[int, int]]:
+def _scale_addresses(layer: tuple[_Linear, ...], num_layers: int, end: int) -> Iterator[tuple[int, int]]:
     """Where scales and zeros of each linear lie before: behind its weights, layer after layer, up to `end`."""
     sizes = [(aligned(linear.num_weights // 2), aligned(_HALF_BYTES * linear.num_groups)) for linear in layer]
     at = end - num_layers * sum(weights + 2 * scales for weights, scales in sizes)
