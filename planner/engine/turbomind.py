@@ -7,6 +7,7 @@ are those of the public source of 0.16.0 (`src/turbomind/`).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from functools import cached_property
 
 from planner.engine import host, turbomind_forward, turbomind_warmup
 from planner.engine.base import Deployment
@@ -153,7 +154,7 @@ class Turbomind:
         for linear in weights.vision_linears(tower, tp):
             yield weights.plain_linear(linear)
 
-    @property
+    @cached_property
     def _format(self) -> Format | None:
         """How quantized linears are kept; None for a 16-bit model."""
         if self.quantization is None:
@@ -358,7 +359,7 @@ class Turbomind:
         fused = not (rule == "int4_or_fp8_weights" and self._native_fp8)
         return fused, fused
 
-    @property
+    @cached_property
     def _native_fp8(self) -> bool:
         return self._format is not None and self._format.native_fp8
 

@@ -20,6 +20,7 @@ from planner.memory.pool import PAGE_BYTES, aligned
 from planner.units import ceil_div
 
 _ALREADY: Final = float("-inf")
+_NEVER: Final = float("inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +40,16 @@ class _Piece:
 _AGE = attrgetter("turn")
 
 
+def _smallest(pieces: list[_Piece], size: int) -> _Piece | None:
+    """The smallest that fits, of equal ones the one that was freed last."""
+    best, best_size = None, 0
+    for piece in pieces:
+        has = piece.end - piece.start
+        if has >= size and (best is None or has < best_size or (has == best_size and piece.turn > best.turn)):
+            best, best_size = piece, has
+    return best
+
+
 class PagePool:
     """The pool, with `used_bytes` in one piece at its start. Times are of one clock, in any unit.
 
@@ -54,6 +65,8 @@ class PagePool:
         self._sizes: dict[int, int] = {}
         self._pending: list[_Piece] = []
         self._complete: list[_Piece] = []
+        self._next_done = _NEVER
+        """No piece is complete before."""
         self._turn = 0
         self.num_grown = 0
         if used_bytes < self._end:
@@ -68,10 +81,9 @@ class PagePool:
         size = aligned(size_bytes)
         self._settle(now)
         for pieces in (self._pending, self._complete):
-            fitting = [piece for piece in pieces if piece.end - piece.start >= size]
-            if fitting:
-                piece = min(fitting, key=lambda found: (found.end - found.start, -found.turn))
-                return self._take(pieces, piece, size)
+            best = _smallest(pieces, size)
+            if best is not None:
+                return self._take(pieces, best, size)
         return self._take(self._complete, self._grow(size), size)
 
     def free(self, address: int, now: float = 0.0, done: float = 0.0) -> None:
@@ -84,6 +96,7 @@ class PagePool:
             self._pending.remove(piece)
             start, end, done = min(start, piece.start), max(end, piece.end), max(done, piece.done)
         self._pending.append(_Piece(start, end, done, turn))
+        self._next_done = min(self._next_done, done)
 
     def trim(self, now: float) -> None:
         """Give back every page that holds nothing, as a pool without a release threshold does when the host waits."""
@@ -94,10 +107,11 @@ class PagePool:
         self._end = max(ceil_div(max(ends, default=0), PAGE_BYTES), self._first_pages) * PAGE_BYTES
 
     def _settle(self, now: float) -> None:
-        done = [piece for piece in self._pending if piece.done <= now]
-        if not done:
+        if now < self._next_done:
             return
+        done = [piece for piece in self._pending if piece.done <= now]
         self._pending = [piece for piece in self._pending if piece.done > now]
+        self._next_done = min((piece.done for piece in self._pending), default=_NEVER)
         for piece in done:
             for other in [other for other in self._complete if other.end == piece.start or other.start == piece.end]:
                 self._complete.remove(other)
