@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from planner import estimate
@@ -22,8 +23,18 @@ COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
 FAKES = Path(__file__).with_name("fakes")
 FREE_BYTES = 150_109_880_320
 MODEL = "qwen2.5-0.5b"
+SCHEMA = json.loads((Path(__file__).parents[2] / "planner/data/schemas/measurement-1.schema.json").read_text())
+WORDS = ("measure", "--model", MODEL, "--dry-weights")
+OUT_OF_MEMORY = "RuntimeError: [TM][FATAL] CUDA runtime error: out of memory"
 Lmplan = Callable[..., subprocess.CompletedProcess[str]]
 Engine = Callable[..., None]
+
+
+def file_of(folder: Path) -> dict[str, Any]:
+    """The measurement that lies in `folder`, as its schema has it."""
+    value: dict[str, Any] = json.loads((folder / "measurement.json").read_text())
+    jsonschema.validate(value, SCHEMA)
+    return value
 
 
 def planned(model: str = MODEL, gpu: str = "h200", **wishes: Any) -> dict[str, Any]:
