@@ -139,7 +139,7 @@ def _start(engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: T
     after = engine.after_kv(kv)
     total = held + kv.budget_bytes + sum(term.size_bytes for term in after)
     load = held + max(staging.size_bytes, transient_bytes)
-    peak = total + transient_bytes - engine.reused_bytes()
+    peak = total + transient_bytes - engine.reused_bytes(transient_bytes)
     return _Start(load, free_at_kv, kv, after, total, peak, engine.stalls_at_tokens(kv))
 
 
@@ -194,7 +194,7 @@ def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
     if start.stalls_at_tokens is not None:
         return HANGS_STARTING, (
             f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and "
-            f"LMDeploy waits for room without end (not with --session-len {kv.tokens})",
+            f"LMDeploy waits for room without end; --session-len {kv.tokens} avoids that",
         )
     return SERVES, ()
 

@@ -9,7 +9,7 @@ from planner.candidates import QUALITY_ORDER, Knobs, Load, Offer, Option
 from planner.engine.base import Deployment
 from planner.engine.settings import Wishes, decide
 from planner.errors import LmplanError
-from planner.footprint import MemoryEstimate, estimate_memory
+from planner.footprint import HANGS_STARTING, NO_ROOM, MemoryEstimate, estimate_memory
 from planner.search import Search
 from planner.units import format_gib
 
@@ -77,6 +77,11 @@ def _plan(deployment: Deployment, wishes: Wishes) -> MemoryEstimate | None:
     try:
         settings = decide(deployment.spec, deployment.gpu, deployment.settings.lmdeploy, wishes)
         plan = estimate_memory(replace(deployment, settings=settings))
+        if plan.verdict == HANGS_STARTING and wishes.session_len is None:
+            # Requests that the cache cannot hold are then refused at once, those of the warm-up among them.
+            wishes = replace(wishes, session_len=plan.kv_cache.tokens)
+            settings = decide(deployment.spec, deployment.gpu, deployment.settings.lmdeploy, wishes)
+            plan = estimate_memory(replace(deployment, settings=settings))
         if wishes.cache_max_entry_count is None and not _ratio_holds(plan):
             settings = replace(settings, cache_max_entry_count=_safe_ratio(deployment, wishes))
             plan = estimate_memory(replace(deployment, settings=settings))
@@ -129,6 +134,9 @@ def _decision(
         changes.append("4-bit weights (W4A16 AWQ)")
     if chosen.quant_policy != wishes.quant_policy:
         changes.append(f"{chosen.quant_policy or 16}-bit KV cache (--quant-policy {chosen.quant_policy})")
+    session_len = plan.deployment.settings.session_len
+    if session_len != current.deployment.settings.session_len:
+        changes.append(f"--session-len {session_len}")
     ratio = plan.deployment.settings.cache_max_entry_count
     if ratio != current.deployment.settings.cache_max_entry_count:
         changes.append(f"--cache-max-entry-count {ratio:g}")
@@ -142,7 +150,7 @@ def _decision(
 
 def _lack(plan: MemoryEstimate, context_tokens: int) -> str:
     if not plan.fits:
-        return f"it {plan.verdict} ({plan.reasons[0]})" if plan.verdict.startswith("dies") else plan.reasons[0]
+        return f"it {plan.verdict} ({plan.reasons[0]})" if plan.verdict != NO_ROOM else plan.reasons[0]
     if plan.max_sequences(context_tokens) < 1:
         return f"the KV cache holds {plan.kv_cache.tokens:,} of the {context_tokens:,} tokens of a session"
     return plan.warnings[0] if plan.warnings else "it serves"

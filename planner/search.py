@@ -126,6 +126,7 @@ class Search:
         after = engine.after_kv(replace(kv, budget_bytes=kv.budget_bytes // PAGE_BYTES * PAGE_BYTES))
         images = self._image_bytes(settings, load)
         keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + images + self.offer.neighbours_bytes
+        keep_free -= engine.reused_bytes(passing_high)
         room, share_of = worst_free - keep_free, worst_free - engine.kv_reserve_bytes()
         percent = min(math.floor(100 * room / share_of), MAX_RATIO_PERCENT) if room > 0 else 0
         free_at_kv -= self.offer.neighbours_bytes
@@ -140,11 +141,15 @@ class Search:
         load_short = held + max(engine.load_staging().size_bytes, passing) - (free_bytes - self.offer.neighbours_bytes)
         short = max(load_short, held_high + passing_high + keep_free + wanted_bytes - free_bytes)
         lack = self._lack(settings, load, users, load_short, short)
-        stalls_at = engine.stalls_at_tokens(kv)
-        if not lack and stalls_at is not None:
-            lack = f"a warm-up request of {stalls_at:,} tokens does not fit the KV cache of {kv.tokens:,}"
+        # A warm-up that waits for room would never end, so that this is asked of the smallest cache there may be.
+        worst_free -= self.offer.neighbours_bytes
+        if not lack:
+            least = self._at(settings, percent, worst_free)[1]
+            stalls_at = engine.stalls_at_tokens(least)
+            if stalls_at is not None:
+                lack = f"a warm-up request of {stalls_at:,} tokens may not fit the KV cache of {least.tokens:,}"
         if not lack and smallest_ratio:
-            percent = self._smallest(settings, percent, free_at_kv, load)
+            percent = self._smallest(settings, percent, free_at_kv, worst_free, load)
             settings, kv = self._at(settings, percent, free_at_kv)
             users = kv.max_sequences(load.context_tokens, batch)
         trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free, images, load_short > 0)
@@ -220,14 +225,14 @@ class Search:
         engine = pick_engine(Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings))
         return settings, engine.kv_cache(max(free_at_kv, 0))
 
-    def _smallest(self, settings: Settings, percent: int, free_at_kv: int, load: Load) -> int:
+    def _smallest(self, settings: Settings, percent: int, free_at_kv: int, worst_free: int, load: Load) -> int:
         engine = pick_engine(Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings))
         low, high = 0, percent
         while high - low > 1:
             middle = (low + high) // 2
             kv = self._at(settings, middle, free_at_kv)[1]
             enough = kv.max_sequences(load.context_tokens, settings.max_batch_size) >= load.num_users
-            enough &= engine.stalls_at_tokens(kv) is None
+            enough &= engine.stalls_at_tokens(self._at(settings, middle, worst_free)[1]) is None
             low, high = (low, middle) if enough else (middle, high)
         return high
 

@@ -22,6 +22,7 @@ _EXCHANGING_MODEL = "qwen3-1.7b"
 """LMDeploy 0.18.0 dies on Llama-3.2-1B with tp 2 (two starts on H200s)."""
 _RATIO = 0.2
 _MORE_RATIO = 0.6
+"""Where the share above holds fewer tokens than a request of the warm-up."""
 _BATCH = 64
 
 
@@ -84,7 +85,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="lmplan-calibrate-") as scratch:
         measurement = measure_plan(plan, Path(scratch), device=device, python=python, load_only=load_only)
     if not measurement.complete or measurement.outcome != "serves":
-        got = measurement.phases[-1].name.replace("_", " ") if measurement.phases else "its start"
+        got = measurement.phases[-1].name.replace("_", " ") if measurement.phases else "starting Python"
         raise ChildFailedError(f"{model} ended after {got}: {measurement.error}", "Nothing was stored")
     if measurement.note:
         tell(f"warning: {measurement.note}")

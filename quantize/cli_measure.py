@@ -103,7 +103,7 @@ def measure_command(
     """Start LMDeploy as planned, read what the GPU holds, and compare it with the estimate.
 
     The measurement is written to --out, also when the engine dies or hangs. Exits with 6 when it could not be finished,
-    unless it died as planned, and with 5 when this machine cannot measure.
+    unless it died or hung as planned, and with 5 when this machine cannot measure.
 
     \b
     lmplan measure --model qwen2.5-1.5b --dry-weights --limit 24GiB

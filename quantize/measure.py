@@ -99,14 +99,15 @@ class _Limit:
     def __init__(self, time_limit_s: float) -> None:
         self.words = f"it had not finished after {time_limit_s:g} s and was ended"
         self._end = time.monotonic() + time_limit_s
-        self._waits = False
+        self._waits_since: float | None = None
 
     def end(self, seen: _Seen) -> float:
         """By `time.monotonic`."""
-        if seen.waits_for_room and not self._waits:
-            self._waits = True
-            self._end = min(self._end, time.monotonic() + _STALLS_AFTER_S)
-        return self._end
+        if not seen.waits_for_room:
+            return self._end
+        if self._waits_since is None:
+            self._waits_since = time.monotonic()
+        return min(self._end, self._waits_since + _STALLS_AFTER_S)
 
 
 def probe_case(case: Case) -> dict[str, Any]:

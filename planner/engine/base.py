@@ -40,8 +40,8 @@ class Engine(Protocol):
         """What is held besides when the KV cache is sized and given back before the engine serves, if anything."""
         ...
 
-    def reused_bytes(self) -> int:
-        """What of `transient` later terms take over: they count it, so that the peak must not count it twice."""
+    def reused_bytes(self, transient_bytes: int) -> int:
+        """What of so much left by `transient` later terms take over: they count it, the peak must not do so again."""
         ...
 
     def kv_reserve_bytes(self) -> int:

@@ -84,7 +84,7 @@ class PytorchEngine:
     @property
     def weights_key(self) -> Hashable:
         """Everything that the bytes of the weights follow from."""
-        return type(self), self.spec, self.quantization, self.sharding
+        return type(self), self.spec, self.quantization, self.sharding, self.deployment.gpu.compute_capability
 
     @once_per_weights
     def weights_bytes(self) -> tuple[int, int, int]:
@@ -182,7 +182,7 @@ class PytorchEngine:
         """Nothing: what loading took is given back before free memory is read."""
         return None
 
-    def reused_bytes(self) -> int:
+    def reused_bytes(self, transient_bytes: int) -> int:
         """Nothing."""
         return 0
 

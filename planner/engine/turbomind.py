@@ -173,8 +173,13 @@ class Turbomind:
     @once_per_weights
     def _leftover(self) -> Leftover | None:
         head = next(a for a in weights.text_plain(self.text, self.sharding) if a.what == "output head")
-        return conversion_leftover(
+        linears, kept, names = (
             weights.text_linears(self.text, self.quantization, self.sharding),
+            self._format,
+            self.text.names,
+        )
+        return conversion_leftover(
+            (linear for linear in linears if kept is None or kept.packs(linear, names)),
             self.quantization,
             self._format.group_size if self._format else 0,
             Room(self._pool_used_bytes(), head.aligned_bytes),
@@ -248,12 +253,14 @@ class Turbomind:
         """What the weights take of their pool."""
         return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
 
-    def reused_bytes(self) -> int:
+    def reused_bytes(self, transient_bytes: int) -> int:
         """The pages of the leftover that the GEMM workspace keeps."""
-        transient = self.transient()
-        if transient is None or self._workspace_first:
+        leftover = self._leftover()
+        if leftover is None or self._workspace_first:
             return 0
-        return min(transient.size_bytes, self._kept_bytes()[0])
+        if transient_bytes <= leftover.term.size_bytes:
+            return min(transient_bytes, leftover.kept_bytes)
+        return min(transient_bytes, leftover.kept_high_bytes)
 
     def _kept_bytes(self) -> tuple[int, int, int]:
         """What the GEMM workspace adds to the weights' pool once conversion's leftover is given back, and its band."""
@@ -291,7 +298,8 @@ class Turbomind:
     def _forward_buffers(self, kv: KvCache) -> Term:
         """The executor's pool after warm-up; under load it can grow to that of a full step."""
         tokens = turbomind_warmup.longest(self.max_step_tokens, self.settings.session_len, kv.tokens)
-        size = reserved(self.forward_bytes(tokens))
+        parts = self._forward_parts(tokens, 0)
+        size = reserved(turbomind_forward.step_bytes(parts))
         full = reserved(self.forward_bytes(self.max_step_tokens, self._longest(kv)))
         sampling = 5 * 4 * self.settings.max_batch_size * self.text.vocab_size
         high = max(size, full) + reserved(sampling) + self.host.first_request_bytes
@@ -301,7 +309,7 @@ class Turbomind:
             reserved(turbomind_forward.least_bytes(self.text, self._step(tokens, 0), self._padded)),
             high,
             Evidence("formula", "traced on H200, 0.18.0; the high end is a full step and full sampling"),
-            self.forward_formula(tokens),
+            turbomind_forward.formula(parts),
             f"activations of the longest warm-up request, {tokens} tokens",
         )
 

@@ -31,7 +31,7 @@ class Format:
 
     def allocations(self, linear: LinearShape, names: TensorNames) -> Iterator[Allocation]:
         """What a linear takes, as the engine allocates it before it converts anything."""
-        if not linear.quantized or self._held_out(linear, names):
+        if not self.packs(linear, names):
             yield weights.plain_linear(linear)
             return
         num_in, num_out, count = linear.num_in, linear.num_out, linear.count
@@ -49,12 +49,12 @@ class Format:
         yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
         yield Allocation(f"{linear.what} zeros", _HALF_BYTES * groups, count)
 
-    def _held_out(self, linear: LinearShape, names: TensorNames) -> bool:
-        """Whether the checkpoint says that it left this module in 16 bits."""
+    def packs(self, linear: LinearShape, names: TensorNames) -> bool:
+        """Whether a linear is kept in this format: checkpoints may say that they left a module in 16 bits."""
         module = {
             "qkv": names.qkv or names.query,
             "output": names.output,
             "gate and up": names.gate,
             "down": names.down,
         }.get(linear.what, linear.what)
-        return any(part in module for part in self.quantization.unquantized)
+        return linear.quantized and not any(part in module for part in self.quantization.unquantized)

@@ -103,7 +103,9 @@ class PagePool:
         self._settle(now)
         for piece in list(self._complete):
             self.num_pages -= self._cut(piece, ceil_div(piece.size, PAGE_BYTES))
-        ends = [piece.end for piece in self._complete] + [address + size for address, size in self._sizes.items()]
+        ends = [piece.end for piece in (*self._complete, *self._pending)] + [
+            address + size for address, size in self._sizes.items()
+        ]
         self._end = max(ceil_div(max(ends, default=0), PAGE_BYTES), self._first_pages) * PAGE_BYTES
 
     def _settle(self, now: float) -> None:

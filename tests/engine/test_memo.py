@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from planner.api import estimate
 from planner.engine import memo, versions
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
@@ -13,6 +14,7 @@ from planner.engine.settings import Wishes, decide
 from planner.engine.turbomind import Turbomind
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.gpu import find_gpu
+from planner.memory.terms import Term
 from planner.model import catalog
 from planner.model.arch import read_spec
 
@@ -37,6 +39,16 @@ def test_estimates_are_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(Turbomind, name, getattr(Turbomind, name).__wrapped__)
     afresh: list[MemoryEstimate] = [estimate_memory(deployment) for deployment in _deployments()]
     assert afresh == remembered
+
+
+def test_the_gpu_is_part_of_the_key_under_the_pytorch_engine() -> None:
+    def packed(gpu: str) -> Term:
+        plan = estimate("qwen2.5-7b", gpu, engine="pytorch", weights="w4a16")
+        return next(term for term in plan.memory.terms if term.name == "packed_copy")
+
+    here, there, again = packed("h200"), packed("a100-80g"), packed("h200")
+    assert here == again != there
+    assert (here.evidence.kind, there.evidence.kind) == ("formula", "assumed")
 
 
 def test_one_computation_for_one_key() -> None:

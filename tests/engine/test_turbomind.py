@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 
 from planner import estimate
+from planner.engine import versions
+from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.engine.pytorch import PytorchEngine
+from planner.engine.settings import Wishes, decide
 from planner.engine.turbomind import Turbomind
 from planner.engine.turbomind_blocks import TurbomindBlocks
-from planner.footprint import MemoryEstimate
+from planner.footprint import MemoryEstimate, estimate_memory
+from planner.gpu import find_gpu
+from planner.model.arch import read_spec
+from planner.model.source import resolve
 from planner.units import GIB, MIB
 
 
@@ -182,6 +188,25 @@ def test_who_stores_gate_and_up_apart(model: str, gpu: str, options: dict[str, o
 def test_experts_lie_apart_where_cublas_multiplies_them() -> None:
     name = "attention or experts, whichever take more"
     assert parts("qwen3-30b-a3b", "b200")[name] > parts("qwen3-30b-a3b")[name]
+
+
+@pytest.mark.parametrize("tp", [2, 8])
+def test_scales_of_very_large_linears_leave_whole_pages(tp: int) -> None:
+    plan = memory("llama-3.1-405b", "h200", weights="w4a16", tp=tp)
+    assert plan.transient is not None
+    assert 0 <= term_bytes(plan, "gemm_workspace") - (60 + 2) * MIB < plan.transient.high_bytes
+
+
+def test_what_is_left_in_16_bits_is_not_packed() -> None:
+    source = resolve("llama-3.1-8b")
+    held = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+    for modules, left in (([], True), (["self_attn", "mlp"], False)):
+        config = {**source.config, "quantization_config": {**held, "modules_to_not_convert": modules}}
+        spec = read_spec(config, "held-out")
+        gpu = find_gpu("h200")
+        settings = decide(spec, gpu, versions.resolve("0.18.0"), Wishes())
+        plan = estimate_memory(Deployment(spec, gpu, gpu.memory_total_bytes, settings))
+        assert (plan.transient is not None) == left
 
 
 def test_a_warm_up_longer_than_the_kv_cache_hangs_from_0_15() -> None:

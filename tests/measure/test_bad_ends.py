@@ -8,6 +8,8 @@ import time
 import pytest
 
 from planner.units import MIB
+from quantize.measure import _Limit, _Seen
+from quantize.measurement import Phase
 from tests.measure.conftest import (
     FREE_BYTES,
     OUT_OF_MEMORY,
@@ -72,6 +74,29 @@ def test_a_warm_up_that_waits_for_room_is_ended_and_named(lmplan, engine, tmp_pa
     done = lmplan(*WORDS, "--time-limit", "3")
     assert done.returncode == 6 and "a warm-up request waits for room in the KV cache" in done.stderr
     assert file_of(tmp_path)["outcome"] == "hangs while warming up"
+
+
+def test_hanging_as_planned_is_no_failure(lmplan, engine, tmp_path):
+    waits = ["[TM][INFO] Object cache budget: 2700.00 MB from free 3375.00 MB", "[TM][INFO] out of memory at 0/1"]
+    engine(hangs="warming up", log=waits, load_peak=4 * 2**30)
+    words = ("measure", "--model", "qwen1.5-7b-chat", "--dry-weights", "--weights", "w4a16", "--limit", "10.7GiB")
+    done = lmplan(*words, "--max-batch-size", "64", "--time-limit", "3")
+    assert done.returncode == 0, done.stderr
+    assert "Verdict: hangs while warming up, as estimated." in done.stdout
+
+
+def test_waiting_for_room_shortens_the_limit_only_as_long_as_it_waits(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("quantize.measure.time.monotonic", lambda: now[0])
+    limit, seen = _Limit(900.0), _Seen()
+    assert limit.end(seen) == 1000.0
+    seen.log.read("[TM][INFO] out of memory at 0/1")
+    now[0] = 200.0
+    assert limit.end(seen) == 210.0
+    now[0] = 205.0
+    assert limit.end(seen) == 210.0
+    seen.phases.append(Phase("loaded", [1], [1]))
+    assert limit.end(seen) == 1000.0
 
 
 def test_a_request_that_waits_once_it_serves_is_no_end(lmplan, engine, tmp_path):

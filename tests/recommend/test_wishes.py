@@ -178,3 +178,18 @@ def test_a_wish_for_time_is_held_against_the_slow_end() -> None:
     assert free is not None
     assert chosen.users.value < free.users.value
     assert chosen.binding.startswith("the speed")
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "free"),
+    [
+        ("qwen1.5-7b-chat", "h200", "8GiB"),
+        ("qwen1.5-7b-chat", "h200", "10.7GiB"),
+        ("internlm2-20b", "a100-80g", "17GiB"),
+        ("llama-2-13b", "h200", "10.7GiB"),
+    ],
+)
+def test_no_recommended_start_may_hang(model: str, gpu: str, free: str) -> None:
+    chosen = wish(model=model, gpus=(gpu,), free=free, num_gpus=1, context=2048).decision.chosen
+    assert chosen is not None and chosen.memory.fits
+    assert not [warning for warning in chosen.memory.warnings if "hangs" in warning]

@@ -2,7 +2,7 @@
 
 context, load_peak, total, served: bytes of the process at each point      log: lines that it prints while loading
 dies: "loading", "warming up" or "serving", with `says` as the last line and `exit` as exit code or (negative) signal
-hangs: "loading" or "serving"          long_line: bytes without a newline
+hangs: "loading", "warming up" or "serving"          long_line: bytes without a newline
 leaves: exit with 0 at that point      loads_s: seconds of loading
 by_session: behaviour by the session length, or by "LENGTH tp N"
 mute: every answer ends after its first token
