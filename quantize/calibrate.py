@@ -19,7 +19,7 @@ from quantize.measuring import measure_plan, plan_here
 MODELS = ("qwen2.5-0.5b", "llama-3.2-1b", "qwen3-1.7b")
 """Small models of three families: their weights load in seconds and their estimates were never off by a page."""
 _EXCHANGING_MODEL = "qwen3-1.7b"
-"""LMDeploy 0.18.0 dies on Llama-3.2-1B with tp 2 (two starts on H200s)."""
+"""LMDeploy 0.18.0 dies on Llama-3.2-1B with tp 2 (one start, on two H200s)."""
 _RATIO = 0.2
 _MORE_RATIO = 0.6
 """Where the share above holds fewer tokens than a request of the warm-up."""

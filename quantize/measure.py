@@ -333,13 +333,14 @@ def _outcome(seen: _Seen, free_bytes: int) -> str:
 def _speed(seen: _Seen) -> list[dict[str, Any]]:
     rates = []
     for phase in seen.phases:
+        seconds, tokens = phase.facts.get("seconds", 0), phase.facts.get("tokens", 0)
         # A model whose values are not numbers may end each answer at once: no tokens, no speed.
-        if phase.name in ("decode", "long_prefill") and min(phase.facts["seconds"], phase.facts["tokens"]) > 0:
+        if phase.name in ("decode", "long_prefill") and min(seconds, tokens) > 0:
             rates.append(
                 {
                     "phase": "decode" if phase.name == "decode" else "prefill",
                     "batch": phase.facts.get("batch", 1),
-                    "tokens_per_s": phase.facts["tokens"] / phase.facts["seconds"],
+                    "tokens_per_s": tokens / seconds,
                 }
             )
     return rates

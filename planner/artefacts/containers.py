@@ -14,8 +14,8 @@ from planner.engine.versions import band, holds
 from planner.units import MIB, ceil_div
 
 _MODEL_PATH = "/models"
-_CACHE_PATH = "/root/.cache/huggingface"
-"""Where LMDeploy's image, which runs as root, keeps what it downloads: a path in the container."""
+_CACHE_PATH = "/huggingface"
+"""Where the container keeps what it downloads, whoever it runs as: HF_HOME says so to huggingface_hub."""
 _PROBE_SECONDS = 10
 _READ_BYTES_PER_S = 100 * MIB
 """A slow network disk: what a start has to be waited for is the reading of the checkpoint at this rate, at least."""
@@ -40,7 +40,7 @@ def compose(deployed: Deployed) -> str:
         "ports": [f"{port}:{port}"],
         "ipc": "host",
         "volumes": [_mount(deployed)],
-        "environment": {"HF_TOKEN": "${HF_TOKEN:-}"},
+        "environment": {"HF_HOME": _CACHE_PATH, "HF_TOKEN": "${HF_TOKEN:-}"},
         "restart": "unless-stopped",
         "healthcheck": {
             "test": ["CMD", "curl", "--fail", "--silent", f"http://localhost:{port}{_live_path(deployed)}"],
@@ -76,10 +76,11 @@ def kubernetes(deployed: Deployed) -> str:
         "command": _words(deployed),
         "ports": [{"name": "http", "containerPort": port}],
         "env": [
+            {"name": "HF_HOME", "value": _CACHE_PATH},
             {
                 "name": "HF_TOKEN",
                 "valueFrom": {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}},
-            }
+            },
         ],
         "resources": {"limits": {"nvidia.com/gpu": gpus}},
         **probes,

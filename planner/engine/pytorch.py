@@ -12,7 +12,7 @@ from planner.engine import host
 from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
 from planner.engine.pytorch_pack import packed_bytes
-from planner.engine.turbomind_formats import SM90_INT4_GROUP
+from planner.engine.turbomind_formats import PARAM_BYTES, SM90_INT4_GROUP, SM90_PARAM_BYTES
 from planner.engine.versions import band
 from planner.errors import UnsupportedModelError
 from planner.memory import weights
@@ -25,8 +25,6 @@ from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
 _TORCH_SEGMENT_BYTES = 2 * MIB
-_SM90_PARAM_BYTES = 2.5
-"""There a 16-bit scale goes with a 4-bit zero (traced); elsewhere both have 16 bits (`linear_weight.cc`, 0.16.0)."""
 
 
 class PytorchEngine:
@@ -110,7 +108,7 @@ class PytorchEngine:
         traced = self.deployment.gpu.compute_capability == 90
         group_size = SM90_INT4_GROUP if traced else self.quantization.group_size
         linears = list(weights.text_linears(self.text, self.quantization, self.sharding))
-        copy = packed_bytes(linears, group_size, _SM90_PARAM_BYTES if traced else 2 * _HALF_BYTES)
+        copy = packed_bytes(linears, group_size, SM90_PARAM_BYTES if traced else PARAM_BYTES)
         code = host.turbomind_modules_bytes()
         return Term(
             "packed_copy",

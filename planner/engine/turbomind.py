@@ -173,15 +173,11 @@ class Turbomind:
     @once_per_weights
     def _leftover(self) -> Leftover | None:
         head = next(a for a in weights.text_plain(self.text, self.sharding) if a.what == "output head")
-        linears, kept, names = (
-            weights.text_linears(self.text, self.quantization, self.sharding),
-            self._format,
-            self.text.names,
-        )
+        kept, linears = self._format, weights.text_linears(self.text, self.quantization, self.sharding)
         return conversion_leftover(
-            (linear for linear in linears if kept is None or kept.packs(linear, names)),
+            (linear for linear in linears if kept is None or kept.packs(linear, self.text.names)),
             self.quantization,
-            self._format.group_size if self._format else 0,
+            kept.group_size if kept else 0,
             Room(self._pool_used_bytes(), head.aligned_bytes),
             self.deployment.gpu.compute_capability,
         )
@@ -254,7 +250,7 @@ class Turbomind:
         return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
 
     def reused_bytes(self, transient_bytes: int) -> int:
-        """The pages of the leftover that the GEMM workspace keeps."""
+        """The pages of the leftover that the GEMM workspace keeps: more than usual of more than usual."""
         leftover = self._leftover()
         if leftover is None or self._workspace_first:
             return 0
@@ -266,8 +262,7 @@ class Turbomind:
         """What the GEMM workspace adds to the weights' pool once conversion's leftover is given back, and its band."""
         leftover = self._leftover()
         if leftover is None:
-            growth = self._workspace_growth()
-            return growth, growth, growth
+            return (self._workspace_growth(),) * 3
         return leftover.kept_bytes, leftover.kept_low_bytes, leftover.kept_high_bytes
 
     def _gemm_workspace(self) -> Term:

@@ -14,6 +14,10 @@ _HALF_BYTES = 2
 SM90_INT4_GROUP = 32
 """On compute capability 9.0 the 4-bit kernels of 0.18 take a scale and a zero for every 32 inputs: the loader repeats
 those of a group of 128 four times (`lmdeploy/turbomind/linear.py`, _apply_bridge; sizes traced)."""
+SM90_PARAM_BYTES = 2.5
+"""Packed there, a 16-bit scale goes with a 4-bit zero (traced)."""
+PARAM_BYTES = 4.0
+"""Packed elsewhere, both have 16 bits (`linear_weight.cc`, 0.16.0)."""
 
 
 @dataclass(frozen=True, slots=True)

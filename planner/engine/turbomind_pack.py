@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from planner.engine.turbomind_formats import PARAM_BYTES, SM90_PARAM_BYTES
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES, aligned, reserved
 from planner.memory.terms import Evidence, Term
@@ -37,13 +38,15 @@ _SLOW_CALLS_US = (120.0, 150.0)
 host and GPU fall in step in the replay, which then leaves several times as much; that was never seen."""
 _PACKED_BYTES_PER_US = 400_000.0
 """What the GPU reads and writes while packing."""
-_CACHED_BYTES_PER_US = 2_000_000.0
-"""The same of linears whose weights and temporaries are less than this, and so stay in the L2 cache (60 MB on H200)."""
 _CACHED_BYTES = 40_000_000
-"""Fitted too: what else lies in the cache is not known."""
-_READ_AND_WRITTEN = 9.5
-"""Bytes a weight: unpacked (0.5 + 2), transposed (2 + 2), cleared (0.5), packed (2 + 0.5)."""
-_HELD = 4.5
+"""Linears whose weights and temporaries are less than this stay in the L2 cache (60 MB on an H200). Fitted too: what
+else lies there is not known."""
+_CACHED_BYTES_PER_US = 2_000_000.0
+"""What the GPU reads and writes while packing those."""
+_PASSES_BYTES = (2.5, 7.0)
+"""Read and written a weight, behind each temporary: unpacked (0.5 + 2); transposed (2 + 2), cleared (0.5) and packed
+(2 + 0.5)."""
+_HELD_BYTES = 4.5
 """Bytes a weight that packing goes over: packed, and in both temporaries."""
 _MOST_LINEARS = 192
 """As many are replayed at most, 48 layers of a dense model: in the catalog's deeper ones the rest changes no central
@@ -134,14 +137,12 @@ def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: b
     layer = _layer(shapes, group_size)
     num_layers = max(shape.count for shape in shapes) // max(_repeats(shape, shapes) for shape in shapes)
     num_layers = max(min(num_layers, _MOST_LINEARS // len(layer)), 1)
-    param_bytes = 2.5 if traced else 4.0  # a 16-bit scale with a 4-bit zero, or both in 16 bits
-    central, never, *slow = (
+    param_bytes = SM90_PARAM_BYTES if traced else PARAM_BYTES
+    runs = [
         _replay(layer, num_layers, room, param_bytes, call_us, catches_up=catches_up)
         for call_us, catches_up in ((_CALL_US, True), (_CALL_US, False), *((us, True) for us in _SLOW_CALLS_US))
-    )
-    size = central.left * PAGE_BYTES
-    low = min(run.left for run in (central, never, *slow)) * PAGE_BYTES
-    high = max(central.left, never.left, min(run.left for run in slow)) * PAGE_BYTES
+    ]
+    size, low, high = _band([run.left for run in runs])
     widest = max(linear.num_weights for linear in layer)
     if not traced:
         low = min(low, reserved(room.used_bytes + _HALF_BYTES * widest) - reserved(room.used_bytes))
@@ -155,9 +156,13 @@ def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: b
         f"to {format_bytes(high)} in pages of 32 MiB",
         "freed temporaries of packing weights, held until the warm-up is over",
     )
-    kept_low = min(run.kept for run in (central, never, *slow)) * PAGE_BYTES
-    kept_high = max(central.kept, never.kept, min(run.kept for run in slow)) * PAGE_BYTES
-    return Leftover(term, central.kept * PAGE_BYTES, kept_low, kept_high)
+    return Leftover(term, *_band([run.kept for run in runs]))
+
+
+def _band(pages: list[int]) -> tuple[int, int, int]:
+    """Bytes, low and high end, of the replays in the order central, never caught up, slow hosts."""
+    central, never, *slow = pages
+    return central * PAGE_BYTES, min(pages) * PAGE_BYTES, max(central, never, min(slow)) * PAGE_BYTES
 
 
 def _repeats(shape: LinearShape, shapes: list[LinearShape]) -> int:
@@ -222,9 +227,9 @@ def _replay(
     for _ in range(num_layers):
         for linear in layer:
             temporaries = []
-            for part in (0.25, 0.75):
+            for pass_bytes in _PASSES_BYTES:
                 temporaries.append(allocate(_HALF_BYTES * linear.num_weights))
-                run(part * _READ_AND_WRITTEN * linear.num_weights, _HELD * linear.num_weights)
+                run(pass_bytes * linear.num_weights, _HELD_BYTES * linear.num_weights)
             for address in reversed(temporaries):
                 free(address)
             if not linear.num_groups:

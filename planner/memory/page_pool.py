@@ -65,8 +65,7 @@ class PagePool:
         self._sizes: dict[int, int] = {}
         self._pending: list[_Piece] = []
         self._complete: list[_Piece] = []
-        self._next_done = _NEVER
-        """No piece is complete before."""
+        self._next_done = _NEVER  # no pending piece is complete before
         self._turn = 0
         self.num_grown = 0
         if used_bytes < self._end:

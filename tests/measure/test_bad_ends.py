@@ -8,7 +8,7 @@ import time
 import pytest
 
 from planner.units import MIB
-from quantize.measure import _Limit, _Seen
+from quantize.measure import _Limit, _Seen, _speed
 from quantize.measurement import Phase
 from tests.measure.conftest import (
     FREE_BYTES,
@@ -83,6 +83,14 @@ def test_hanging_as_planned_is_no_failure(lmplan, engine, tmp_path):
     done = lmplan(*words, "--max-batch-size", "64", "--time-limit", "3")
     assert done.returncode == 0, done.stderr
     assert "Verdict: hangs while warming up, as estimated." in done.stdout
+
+
+def test_a_phase_that_tells_no_time_has_no_speed():
+    seen = _Seen()
+    seen.phases += [Phase("decode", [1], [1], facts) for facts in ({}, {"seconds": 1.0}, {"tokens": 9})]
+    assert _speed(seen) == []
+    seen.phases.append(Phase("decode", [1], [1], {"seconds": 2.0, "tokens": 9, "batch": 3}))
+    assert _speed(seen) == [{"phase": "decode", "batch": 3, "tokens_per_s": 4.5}]
 
 
 def test_waiting_for_room_shortens_the_limit_only_as_long_as_it_waits(monkeypatch):

@@ -1,0 +1,84 @@
+"""What each format of an estimate holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from planner.cli import run
+from planner.data import read_json
+from tests.test_cli import Capture, estimate
+
+SCHEMA = read_json("schemas/estimate-1.schema.json")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("internlm2_5-7b", "a100-24g"),
+        ("internlm2_5-7b", "a100-24g", "--lmdeploy", "0.5.3", "--weights", "w4a16", "--quant-policy", "4"),
+        ("internvl2-26b", "a100-80g", "--tp", "2"),
+        ("qwen3-30b-a3b", "h200", "--free", "70GiB"),
+        ("llama-3.1-70b", "t4"),
+        ("llama-3.1-8b", "h200", "--engine", "pytorch"),
+        ("qwen2.5-7b", "rtx4090", "--lmdeploy", "0.99"),
+    ],
+    ids=" ".join,
+)
+def test_json_follows_its_schema(arguments: tuple[str, ...], capsys: Capture) -> None:
+    model, gpu, *options = arguments
+    code = estimate(*options, "--format", "json", model=model, gpu=gpu)
+    plan = json.loads(capsys.readouterr().out)
+    errors = [error.message for error in Draft202012Validator(SCHEMA).iter_errors(plan)]
+    assert errors == []
+    assert code == (0 if plan["fits"] else 3)
+    assert plan["fits"] == (plan["verdict"] == "serves") == (plan["reasons"] == [])
+    assert plan["per_gpu"]["total_bytes"] == sum(term["bytes"] for term in plan["per_gpu"]["terms"])
+    assert (plan["recommendation"]["settings"] is None) == (plan["recommendation"]["command"] is None)
+
+
+def test_the_schema_is_a_schema_and_describes_every_key() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+    def visit(node: dict[str, Any], path: str) -> None:
+        if node.get("type") == "object":
+            assert node["additionalProperties"] is False, path
+            assert sorted(node["required"]) == sorted(node["properties"]), path
+            for key, value in node["properties"].items():
+                assert value.get("description") or "const" in value, f"{path}.{key}"
+                visit(value, f"{path}.{key}")
+
+    visit(SCHEMA, "")
+    for name, definition in SCHEMA["$defs"].items():
+        visit(definition, name)
+
+
+def test_the_schema_can_be_printed(capsys: Capture) -> None:
+    assert run(["estimate", "--schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == SCHEMA
+
+
+def test_explain_prints_every_formula(capsys: Capture) -> None:
+    assert estimate("--explain") == 0
+    out = capsys.readouterr().out
+    assert "How each number came about" in out
+    assert "32 layers x 8 kv heads x 2 x 64 tokens x" in out
+    assert "2 x 92544 x 4096 x 2" in out
+    assert "load staging" in out
+
+
+def test_explain_in_markdown_is_a_code_block(capsys: Capture) -> None:
+    assert estimate("--explain", "--format", "markdown") == 0
+    out = capsys.readouterr().out
+    assert out.count("```") == 4
+    assert "How each number came about" in out
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_the_sentence_that_users_need_most(form: str, capsys: Capture) -> None:
+    assert estimate("--format", form) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "change how many tokens fit, not the footprint" in out
