@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planner.api import estimate as estimate
+    from planner.api.estimate import estimate as estimate
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "estimate"]
@@ -20,7 +20,7 @@ __all__ = ["__version__", "estimate"]
 def __getattr__(name: str) -> Any:
     # Imported on first use, so that `import planner.units` does not pay for the whole planner.
     if name == "estimate":
-        from planner.api import estimate
+        from planner.api.estimate import estimate
 
         return estimate
     raise AttributeError(f"module 'planner' has no attribute {name!r}")

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from planner.errors import LmplanError
-from quantize.gpu_memory import SAMPLE_INTERVAL_S
-from quantize.measuring import lmdeploy_version, measure_plan, plan_here
+from quantize.measure.plan import lmdeploy_version, measure_plan, plan_here
+from quantize.system.gpu_memory import SAMPLE_INTERVAL_S
 
 MODEL = "qwen2.5-1.5b"
 BATCHES = (1, 1, 1, 16, 16, 16)

@@ -15,15 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from planner.candidates import Load, Offer
-from planner.engine import versions
+from planner.advise.candidates import Offer
+from planner.advise.search import Search
 from planner.errors import LmplanError
-from planner.fleet import Fleet, Machines, Workload, sweep
-from planner.gpu import catalog as gpu_catalog
+from planner.fleet.placement import Fleet, Machines, Workload, sweep
+from planner.hardware.gpu import catalog as gpu_catalog
+from planner.lmdeploy import versions
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.source import resolve
-from planner.search import Search
+from planner.request import Load
 
 CANDIDATES = 10_000
 RUNS = 11

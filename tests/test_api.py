@@ -11,7 +11,7 @@ import pytest
 import planner
 from planner import estimate
 from planner.errors import ConfigError, UnsupportedModelError, UsageError
-from planner.gpu import find_gpu
+from planner.hardware.gpu import find_gpu
 from planner.units import GIB
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from planner.cli import COMMANDS, lmplan, run
+from planner.cli.main import COMMANDS, lmplan, run
 from planner.units import GIB
 
 GOOD = ("estimate", "--model", "internlm2_5-7b", "--gpu", "a100-24g")
@@ -273,7 +273,7 @@ def test_catalogs_as_tables_can_be_narrowed(command: str, word: str, capsys: Cap
 
 
 def _lmplan(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from planner.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from planner.cli.main import main; main()", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, errors="replace"
     )
@@ -287,7 +287,7 @@ def test_a_terminal_without_block_characters() -> None:
 
 
 def test_a_reader_that_goes_away() -> None:
-    code = f"{sys.executable} -c 'from planner.cli import main; main()' models | head -n 1"
+    code = f"{sys.executable} -c 'from planner.cli.main import main; main()' models | head -n 1"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith("name")
@@ -298,7 +298,7 @@ def test_a_reader_that_goes_away() -> None:
 def test_a_full_disk_is_one_line(words):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-c", "from planner.cli import main; main()", *words],
+            [sys.executable, "-c", "from planner.cli.main import main; main()", *words],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

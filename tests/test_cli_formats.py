@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from planner.cli import run
+from planner.cli.main import run
 from planner.data import read_json
 from tests.test_cli import Capture, estimate
 

@@ -8,7 +8,7 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.cli import run
+from planner.cli.main import run
 
 NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70).map(str),

@@ -8,7 +8,7 @@ import pytest
 
 from planner.data import read_toml
 from planner.errors import UsageError
-from planner.gpu import Gpu, catalog, find_gpu
+from planner.hardware.gpu import Gpu, catalog, find_gpu
 from planner.units import GIB
 
 GPUS = list(catalog())

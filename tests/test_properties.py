@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from planner.engine import versions
 from planner.engine.base import Deployment
-from planner.engine.settings import Wishes, decide
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
-from planner.gpu import Gpu, catalog
+from planner.hardware.gpu import Gpu, catalog
+from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Wishes, decide
 from planner.memory.kv_cache import block_bytes
 from planner.memory.pool import PAGE_BYTES
 from planner.model import catalog as models

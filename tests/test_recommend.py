@@ -8,8 +8,8 @@ import pytest
 from packaging.version import Version
 
 from planner import estimate
-from planner.api import Plan
-from planner.engine import versions
+from planner.api.estimate import Plan
+from planner.lmdeploy import versions
 
 CASES = [
     ("internlm2_5-7b", "a100-24g", {}),

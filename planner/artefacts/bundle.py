@@ -9,8 +9,8 @@ from planner.artefacts import commands, containers
 from planner.artefacts.deployed import Deployed
 from planner.artefacts.python_config import python_config
 from planner.artefacts.quantize import quantize_recipe
-from planner.candidates import Load
 from planner.footprint import MemoryEstimate
+from planner.request import Load
 
 
 @dataclass(frozen=True, slots=True)

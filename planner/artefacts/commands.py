@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 
 from planner.artefacts.deployed import Deployed
-from planner.engine.versions import has_option
-from planner.launch import api_server_command
+from planner.artefacts.launch import api_server_command
+from planner.lmdeploy.versions import has_option
 
 
 def api_server(deployed: Deployed) -> str:

@@ -10,7 +10,7 @@ import yaml
 from planner.artefacts.commands import api_server
 from planner.artefacts.deployed import Deployed, server_port
 from planner.data import read_toml
-from planner.engine.versions import band, holds
+from planner.lmdeploy.versions import band, holds
 from planner.units import MIB, ceil_div
 
 _MODEL_PATH = "/models"

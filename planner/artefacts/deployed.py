@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.candidates import Load
+from planner.artefacts.launch import model_argument, needs_remote_code
 from planner.data import read_toml
-from planner.engine.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
-from planner.engine.versions import default_max_batch_size, has_option
 from planner.footprint import MemoryEstimate
-from planner.launch import model_argument, needs_remote_code
+from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
+from planner.lmdeploy.versions import default_max_batch_size, has_option
+from planner.request import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Deployed:
 
 def default_session_len(memory: MemoryEstimate) -> int:
     """LMDeploy's session_len for the model when none is given."""
-    from planner.engine.versions import turbomind_rules
+    from planner.lmdeploy.versions import turbomind_rules
 
     settings = memory.deployment.settings
     extra = turbomind_rules(settings.lmdeploy.rules).default_session_len_extra if settings.engine == "turbomind" else 0

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from planner.engine.settings import Settings
-from planner.gpu import Gpu
+from planner.hardware.gpu import Gpu
+from planner.lmdeploy.settings import Settings
 from planner.memory.terms import KvCache, Term
 from planner.memory.weights import Allocation, Sharding
 from planner.model.spec import ModelSpec

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from planner.engine.base import Deployment, Engine
-from planner.engine.pytorch import PytorchEngine
-from planner.engine.turbomind import Turbomind
-from planner.engine.turbomind_blocks import TurbomindBlocks
-from planner.engine.versions import turbomind_rules
+from planner.engine.pytorch.blocks import PytorchEngine
+from planner.engine.turbomind.blocks import TurbomindBlocks
+from planner.engine.turbomind.slabs import Turbomind
+from planner.lmdeploy.versions import turbomind_rules
 
 
 def pick_engine(deployment: Deployment) -> Engine:

@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from planner.advice import Advice
-from planner.candidates import Load
-from planner.decision import Chosen, Weighed
+from planner.advise.decision import Chosen, Weighed
+from planner.advise.throughput import Speed
+from planner.api.advice import Advice
 from planner.report import decision_text as text
 from planner.report.jsonform import settings_object
-from planner.throughput import Speed
+from planner.request import Load
 
 SCHEMA = "lmplan.recommend/1"
 

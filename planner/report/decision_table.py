@@ -6,8 +6,8 @@ import textwrap
 
 from tabulate import tabulate
 
-from planner.advice import Advice
-from planner.decision import Weighed
+from planner.advise.decision import Weighed
+from planner.api.advice import Advice
 from planner.report import decision_text as text
 from planner.report import wording
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from planner.advice import Advice
-from planner.candidates import Load, Offer, Option
-from planner.decision import Chosen, Weighed
-from planner.throughput import Band, Speed
+from planner.advise.candidates import Offer, Option
+from planner.advise.decision import Chosen, Weighed
+from planner.advise.throughput import Band, Speed
+from planner.api.advice import Advice
+from planner.request import Load
 from planner.units import format_gib
 
 WEIGHTS = {"as-is": "weights as they are", "w4a16": "4-bit weights (W4A16 AWQ)", "fp8": "fp8 weights"}

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from planner.dossier import SHARES, Dossier
 from planner.report import decision_json
+from planner.report.dossier import SHARES, Dossier
 from planner.report.jsonform import term_object
 
 SCHEMA = "lmplan.report/1"

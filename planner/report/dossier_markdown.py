@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from planner.dossier import Dossier
 from planner.report import decision_table, wording
+from planner.report.dossier import Dossier
 from planner.units import GIB, format_gib
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from planner import __version__
-from planner.fleet import Process, Sweep
+from planner.fleet.placement import Process, Sweep
 from planner.report import fleet_rows as rows
 from planner.report import html, svg
 from planner.report.jsonform import settings_object

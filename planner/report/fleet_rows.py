@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.fleet import Cell, Process, Slot, Sweep
+from planner.fleet.placement import Cell, Process, Slot, Sweep
 from planner.report import decision_text as text
 from planner.units import GIB
 

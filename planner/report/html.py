@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from html import escape
 
 from planner.data import ROOT
-from planner.dossier import SHARES, Dossier
 from planner.report import decision_text as text
 from planner.report import svg, wording
+from planner.report.dossier import SHARES, Dossier
 from planner.units import GIB, format_gib
 
 

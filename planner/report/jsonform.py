@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from planner import bands
-from planner.api import Plan
+from planner.api.estimate import Plan
 from planner.engine.base import Deployment
-from planner.engine.settings import Settings
+from planner.evidence import bands
 from planner.footprint import MemoryEstimate
+from planner.lmdeploy.settings import Settings
 from planner.memory.terms import Term
 
 SCHEMA = "lmplan.estimate/1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from planner.api import Plan
+from planner.api.estimate import Plan
 from planner.report import wording
 from planner.units import GIB
 

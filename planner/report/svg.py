@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
 
-from planner.dossier import SHARES, Bar, Curve
+from planner.report.dossier import SHARES, Bar, Curve
 from planner.units import GIB
 
 _LABEL = 250

@@ -6,7 +6,7 @@ import textwrap
 
 from tabulate import tabulate
 
-from planner.api import Plan
+from planner.api.estimate import Plan
 from planner.report import wording
 from planner.units import GIB, format_gib
 

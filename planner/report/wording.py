@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner import bands
-from planner.api import Plan
+from planner.api.estimate import Plan
+from planner.evidence import bands
 from planner.memory.terms import Evidence
 from planner.units import MIB, format_gib
 

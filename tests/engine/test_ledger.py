@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from planner import accuracy, bands, ledger_add
-from planner.api import estimate
+from planner.api.estimate import estimate
 from planner.data import ROOT
-from planner.engine import versions
+from planner.evidence import accuracy, bands, ledger_add
+from planner.evidence.ledger import SCHEMA, Replayed, read_runs, replay, shipped_files
 from planner.footprint import GROWING_TERMS, SERVES
-from planner.ledger import SCHEMA, Replayed, read_runs, replay, shipped_files
+from planner.lmdeploy import versions
 from planner.memory.kv_cache import slab_layout
 from planner.memory.pool import PAGE_BYTES
 
@@ -138,7 +138,7 @@ def test_the_ledger_holds_runs_of_every_kind() -> None:
 
 
 def test_the_shipped_bands_are_those_of_the_shipped_runs() -> None:
-    """`python -m planner.accuracy --write` writes them anew."""
+    """`python -m planner.evidence.accuracy --write` writes them anew."""
     assert (ROOT / "accuracy.json").read_text(encoding="utf-8") == accuracy.to_json(accuracy.group_runs(RUNS))
 
 

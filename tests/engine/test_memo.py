@@ -6,14 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from planner.api import estimate
-from planner.engine import memo, versions
+from planner.api.estimate import estimate
+from planner.engine import memo
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
-from planner.engine.settings import Wishes, decide
-from planner.engine.turbomind import Turbomind
+from planner.engine.turbomind.slabs import Turbomind
 from planner.footprint import MemoryEstimate, estimate_memory
-from planner.gpu import find_gpu
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Wishes, decide
 from planner.memory.terms import Term
 from planner.model import catalog
 from planner.model.arch import read_spec

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from planner import estimate
-from planner.api import Plan
+from planner.api.estimate import Plan
 from planner.data import read_toml
-from planner.engine import versions
+from planner.lmdeploy import versions
 from planner.units import GIB
 
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "a100-slices-lmdeploy-0.5.3.json").read_text())

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from planner.engine import versions
-from planner.engine.settings import Settings, Wishes, decide
 from planner.errors import LmplanError, UnsupportedModelError, UsageError
-from planner.gpu import find_gpu
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Settings, Wishes, decide
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.dtypes import DType

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from planner import estimate
-from planner.engine import versions
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
-from planner.engine.pytorch import PytorchEngine
-from planner.engine.settings import Wishes, decide
-from planner.engine.turbomind import Turbomind
-from planner.engine.turbomind_blocks import TurbomindBlocks
+from planner.engine.pytorch.blocks import PytorchEngine
+from planner.engine.turbomind.blocks import TurbomindBlocks
+from planner.engine.turbomind.slabs import Turbomind
 from planner.footprint import MemoryEstimate, estimate_memory
-from planner.gpu import find_gpu
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Wishes, decide
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.units import GIB, MIB

@@ -10,8 +10,8 @@ import pytest
 from packaging.version import Version
 
 from planner.data import read_toml
-from planner.engine import versions
 from planner.errors import UsageError
+from planner.lmdeploy import versions
 
 RELEASES = """
     0.4.0 0.4.1 0.4.2 0.5.0 0.5.1 0.5.2 0.5.2.post1 0.5.3 0.6.0 0.6.1 0.6.2 0.6.2.post1 0.6.3 0.6.4 0.6.5

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.fleet import Sweep, sweep
-from planner.fleet_file import read_fleet
+from planner.fleet.file import read_fleet
+from planner.fleet.placement import Sweep, sweep
 
 FLEET = """\
 lmdeploy: 0.18.0

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planner.candidates import Load
-from planner.engine import versions
 from planner.engine.base import Deployment
-from planner.fleet import Fleet, Machines, Shared, Slot, Sweep, Workload, sweep
+from planner.fleet.placement import Fleet, Machines, Shared, Slot, Sweep, Workload, sweep
 from planner.footprint import estimate_memory
-from planner.gpu import find_gpu
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy import versions
 from planner.model.arch import read_spec
 from planner.model.source import resolve
+from planner.request import Load
 
 Plan = Callable[[str], Sweep]
 MODELS = ("qwen2.5-0.5b", "qwen2.5-1.5b", "internlm2_5-1_8b", "qwen3-4b", "internlm2_5-7b", "internvl2-2b")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from planner.errors import UsageError
-from planner.fleet_file import read_fleet
+from planner.fleet.file import read_fleet
 
 Write = Callable[[str], Path]
 BAD = """\

@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from planner.cli import run
+from planner.cli.main import run
 from planner.data import ROOT
 from planner.report.fleet_rows import MATRIX
 

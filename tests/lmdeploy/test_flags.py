@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from planner.advice import advise
+from planner.api.advice import advise
 
 pytestmark = [
     pytest.mark.lmdeploy,

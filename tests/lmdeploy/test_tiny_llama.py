@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from quantize.draw import draw, drawn_config
-from quantize.inspection import inspect_folder
+from quantize.checkpoint.draw import draw, drawn_config
+from quantize.checkpoint.inspection import inspect_folder
 
 pytestmark = [
     pytest.mark.lmdeploy,
@@ -23,7 +23,7 @@ OUTPUT = "tiny-llama-w4a16"
 def lmplan(folder, *words):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LMPLAN_", "FAKE_"))}
     return subprocess.run(
-        [sys.executable, "-c", "from planner.cli import main; main()", *words],
+        [sys.executable, "-c", "from planner.cli.main import main; main()", *words],
         cwd=folder,
         env={**environment, "HF_HUB_OFFLINE": "1"},
         capture_output=True,

@@ -17,9 +17,9 @@ import pytest
 
 from planner import estimate
 from planner.report import jsonform
-from quantize.measurement import Measurement, read
+from quantize.measure.measurement import Measurement, read
 
-COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from planner.cli.main import main; main()"]
 FAKES = Path(__file__).with_name("fakes")
 FREE_BYTES = 150_109_880_320
 MODEL = "qwen2.5-0.5b"

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from planner.units import MIB
-from quantize.measure import _Limit, _Seen, _speed
-from quantize.measurement import Phase
+from quantize.measure.measurement import Phase
+from quantize.measure.run import _Limit, _Seen, _speed
 from tests.measure.conftest import (
     FREE_BYTES,
     OUT_OF_MEMORY,
@@ -95,7 +95,7 @@ def test_a_phase_that_tells_no_time_has_no_speed():
 
 def test_waiting_for_room_shortens_the_limit_only_as_long_as_it_waits(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("quantize.measure.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("quantize.measure.run.time.monotonic", lambda: now[0])
     limit, seen = _Limit(900.0), _Seen()
     assert limit.end(seen) == 1000.0
     seen.log.read("[TM][INFO] out of memory at 0/1")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from planner.engine.calibration import find
-from quantize.calibrate import MODELS
+from planner.hardware.calibration import find
+from quantize.measure.calibrate import MODELS
 from tests.measure.conftest import as_planned, planned
 
 CODE_BYTES = 446_300_160  # what planner/data/host.toml has of an H200
@@ -137,7 +137,7 @@ def test_fields_of_another_kind_are_refused(lmplan, engine, tmp_path, field: str
 
 
 def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from planner.engine import calibration
+    from planner.hardware import calibration
 
     monkeypatch.setenv("LMPLAN_CONFIG_HOME", str(tmp_path))
     assert calibration.path() == tmp_path / "hosts.json"

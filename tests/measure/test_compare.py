@@ -11,11 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from planner.cli import run
+from planner.cli.main import run
 from planner.errors import UsageError
-from planner.ledger import shipped_files
-from quantize.compare import compare
-from quantize.measurement import Measurement, from_object, read
+from planner.evidence.ledger import shipped_files
+from quantize.measure.compare import compare
+from quantize.measure.measurement import Measurement, from_object, read
 from tests.measure.conftest import planned
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantize.engine_log import EngineLog
+from quantize.measure.engine_log import EngineLog
 
 MIB = 2**20
 LINES = {

@@ -10,11 +10,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from planner.ledger import shipped_files
+from planner.evidence.ledger import shipped_files
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.model.tensors import inventory
-from quantize.synthetic import write_checkpoint
+from quantize.checkpoint.synthetic import write_checkpoint
 from tests.measure.conftest import (
     MODEL,
     SCHEMA,
@@ -152,7 +152,7 @@ def test_every_run_of_the_ledger_follows_the_schema():
 
 @pytest.mark.parametrize("program", ["probe.py", "hold.py"])
 def test_what_runs_inside_lmdeploy_s_python_stands_alone(program):
-    tree = ast.parse((Path(__file__).parents[2] / "quantize" / program).read_text())
+    tree = ast.parse((Path(__file__).parents[2] / "quantize" / "measure" / program).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     outside = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)

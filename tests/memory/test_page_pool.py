@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.engine.pytorch_pack import packed_bytes
+from planner.engine.pytorch.packed_copy import packed_bytes
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES
 from planner.memory.weights import LinearShape

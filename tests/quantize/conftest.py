@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from planner.cli.main import main; main()"]
 FAKE = Path(__file__).with_name("fake_lmdeploy.py")
 
 

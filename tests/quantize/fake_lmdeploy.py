@@ -23,8 +23,9 @@ from pathlib import Path
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.dtypes import DType
+from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
-from quantize.synthetic import quantized_config, write_checkpoint
+from quantize.checkpoint.synthetic import write_checkpoint
 
 BEHAVIOUR = json.loads(os.environ.get("FAKE_LMDEPLOY", "{}"))
 OPTIONS = (

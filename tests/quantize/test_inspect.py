@@ -10,11 +10,12 @@ import pytest
 from planner.data import read_json
 from planner.model import formats
 from planner.model.arch import read_spec
+from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
-from quantize.draw import drawn_config
-from quantize.inspection import inspect_folder
-from quantize.manifest import read_manifest
-from quantize.synthetic import quantized_config, write_checkpoint
+from quantize.checkpoint.draw import drawn_config
+from quantize.checkpoint.inspection import inspect_folder
+from quantize.checkpoint.synthetic import write_checkpoint
+from quantize.run.manifest import read_manifest
 
 
 @pytest.fixture

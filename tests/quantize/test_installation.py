@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from planner.errors import ChildFailedError, EnvironmentProblem
-from quantize import installation
-from quantize.installation import find_installation
+from quantize.system import installation
+from quantize.system.installation import find_installation
 
 
 def script(folder, text, name="lmdeploy"):

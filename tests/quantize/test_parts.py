@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from planner.errors import EnvironmentProblem, UsageError
 from planner.model.dtypes import DType
 from planner.units import GIB
-from quantize.dataset import draw_rows, measure, read_rows, write_dataset
-from quantize.events import Event, LineSplitter, Phase, parse_line
-from quantize.failures import last_meaningful_line
-from quantize.progress import PlainLines, Tracker, format_seconds, make_display
-from quantize.staging import clean_leftover, is_free, open_staging
-from quantize.values import look_at
+from quantize.checkpoint.values import look_at
+from quantize.lite.dataset import draw_rows, measure, read_rows, write_dataset
+from quantize.lite.events import Event, Phase, parse_line
+from quantize.lite.failures import last_meaningful_line
+from quantize.run.progress import PlainLines, Tracker, format_seconds, make_display
+from quantize.run.staging import clean_leftover, is_free, open_staging
+from quantize.system.lines import LineSplitter
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_a_download_that_fails_is_one_line(monkeypatch, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
     from types import SimpleNamespace
 
-    from quantize.workflow import _commit, _download
+    from quantize.run.workflow import _commit, _download
 
     def refuse(*arguments, **options):
         raise OSError("no route to host\nand more")

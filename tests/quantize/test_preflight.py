@@ -10,15 +10,15 @@ from planner.data import read_json
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16
 from planner.model.source import ModelSource, resolve
-from quantize import preflight, preflight_machine
-from quantize.dataset import TextSize
-from quantize.expected import expect
-from quantize.findings import Severity
-from quantize.installation import Installation
-from quantize.machine import GpuState, Machine
-from quantize.recipe import Recipe
-from quantize.resources import Needs
-from quantize.versions import lite_version
+from quantize.checkpoint.expected import expect
+from quantize.lite.dataset import TextSize
+from quantize.lite.resources import Needs
+from quantize.lite.versions import lite_version
+from quantize.recipe.model import Recipe
+from quantize.run import preflight, preflight_machine
+from quantize.run.findings import Severity
+from quantize.system.installation import Installation
+from quantize.system.machine import GpuState, Machine
 
 GOOD = {"torch": "2.11.0", "transformers": "5.17.0", "datasets": "4.8.5", "accelerate": "1.15.0", "torchvision": "0.26"}
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from planner.errors import UsageError
 from planner.model import catalog
 from planner.model.arch import read_spec
-from quantize.preflight import recipe_findings
-from quantize.prepare import find_model
-from quantize.recipe import Recipe, json_schema
-from quantize.recipe_file import load_recipe, shipped_recipes
+from quantize.recipe.file import load_recipe, shipped_recipes
+from quantize.recipe.model import Recipe, json_schema
+from quantize.run.preflight import recipe_findings
+from quantize.run.prepare import find_model
 
 MINIMAL = "model: x\noutput: y\n"
 SHIPPED_SCHEMA = Path(__file__).parents[2] / "quantize/data/recipe.schema.json"

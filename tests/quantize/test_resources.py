@@ -8,10 +8,10 @@ from planner.data import read_json
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16
 from planner.units import GIB
-from quantize.calibration_memory import calibration_peak
-from quantize.expected import expect
-from quantize.recipe import Recipe
-from quantize.resources import auto_batch_size, predict
+from quantize.checkpoint.expected import expect
+from quantize.lite.calibration_memory import calibration_peak
+from quantize.lite.resources import auto_batch_size, predict
+from quantize.recipe.model import Recipe
 
 
 def prediction(name, batch_size=1, **values):

@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-COMMAND = [sys.executable, "-c", "from planner.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from planner.cli.main import main; main()"]
 MANIFEST_SCHEMA = Path(__file__).parents[2] / "quantize/data/manifest.schema.json"
 STAGING = "tiny-llama-w4a16.lmplan-staging"
 OUTPUT = "tiny-llama-w4a16"

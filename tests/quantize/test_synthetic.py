@@ -12,9 +12,10 @@ from planner.data import read_json
 from planner.errors import UsageError
 from planner.model import formats
 from planner.model.arch import read_spec
+from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory, size_bytes
-from quantize.stand_ins import NUM_TOKENS
-from quantize.synthetic import MARK, is_synthetic, quantized_config, safetensors_header, write_checkpoint
+from quantize.checkpoint.stand_ins import NUM_TOKENS
+from quantize.checkpoint.synthetic import MARK, is_synthetic, safetensors_header, write_checkpoint
 
 TINY = json.loads((Path(__file__).parents[2] / "quantize/data/tiny-llama.json").read_text())
 

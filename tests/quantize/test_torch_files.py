@@ -10,7 +10,7 @@ import pytest
 
 from planner.errors import UsageError
 from planner.model.dtypes import DType
-from quantize.torch_files import read_bin_folder, read_tensors
+from quantize.checkpoint.torch_files import read_bin_folder, read_tensors
 
 
 def write(path, text, members=()):

@@ -10,9 +10,9 @@ from packaging.version import Version
 
 from planner.errors import EnvironmentProblem
 from planner.model.dtypes import DType
-from quantize.command import Folders, build_arguments, build_environment, stored_dtype, unknown_options
-from quantize.recipe import Recipe
-from quantize.versions import lite_version, read_data
+from quantize.lite.command import Folders, build_arguments, build_environment, stored_dtype, unknown_options
+from quantize.lite.versions import lite_version, read_data
+from quantize.recipe.model import Recipe
 
 _RELEASES = """
 0.5.3 0.6.0 0.6.1 0.6.2 0.6.2.post1 0.6.3 0.6.4 0.6.5 0.7.0 0.7.0.post3 0.7.1 0.7.2 0.7.3 0.8.0 0.9.0 0.9.1 0.9.2

@@ -14,10 +14,10 @@ import yaml
 from packaging.version import Version
 
 import quantize
-from planner.advice import Advice, advise
+from planner.api.advice import Advice, advise
 from planner.data import read_toml
-from planner.engine.versions import has_option
-from quantize.recipe_file import load_recipe
+from planner.lmdeploy.versions import has_option
+from quantize.recipe.file import load_recipe
 
 if sys.version_info >= (3, 11):
     import tomllib

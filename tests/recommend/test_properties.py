@@ -9,18 +9,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from planner import estimate
-from planner.candidates import Load, Offer, Trial
-from planner.decision import Decider
-from planner.engine import versions
+from planner.advise.candidates import Offer, Trial
+from planner.advise.decision import Decider
+from planner.advise.search import Search
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.errors import LmplanError
 from planner.footprint import estimate_memory
-from planner.gpu import find_gpu
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy import versions
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.model.spec import ModelSpec
-from planner.search import Search
+from planner.request import Load
 from planner.units import GIB, MIB
 
 MODELS = ("internlm2_5-7b", "qwen2.5-1.5b", "qwen3-8b", "llama-2-13b", "internvl2-2b", "internvl2-26b", "qwen3-30b-a3b")

@@ -13,16 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.data import ROOT
-from planner.engine import versions
-from planner.engine.base import Deployment
-from planner.engine.pick import pick_engine
-from planner.engine.settings import Wishes, decide
-from planner.gpu import find_gpu
-from planner.ledger import shipped_files
-from planner.model.arch import read_spec
-from planner.model.source import resolve
-from planner.throughput import (
+from planner.advise.throughput import (
     COMPUTE,
     MEMORY,
     Band,
@@ -36,9 +27,18 @@ from planner.throughput import (
     turn_batch,
     work_of,
 )
-from planner.throughput_fit import Sample, entry, fit, measured_part, read_samples, usable
+from planner.data import ROOT
+from planner.engine.base import Deployment
+from planner.engine.pick import pick_engine
+from planner.evidence.ledger import shipped_files
+from planner.evidence.throughput_fit import Sample, entry, fit, measured_part, read_samples, usable
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Wishes, decide
+from planner.model.arch import read_spec
+from planner.model.source import resolve
 
-LINE = "# --- below: `python -m planner.throughput_fit`, made from planner/data/measurements ---\n"
+LINE = "# --- below: `python -m planner.evidence.throughput_fit`, made from planner/data/measurements ---\n"
 MODELS = ("qwen2.5-1.5b", "internlm2_5-7b", "llama-3.1-70b", "qwen3-30b-a3b", "mixtral-8x7b")
 
 

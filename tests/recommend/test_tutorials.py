@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from planner import estimate
-from planner.advice import Advice, advise
+from planner.api.advice import Advice, advise
 from planner.memory.kv_cache import block_bytes
 from planner.model.arch import read_spec
 from planner.model.source import resolve

@@ -9,11 +9,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from planner.advice import Advice, advise
-from planner.candidates import Load
-from planner.cli import run
+from planner.api.advice import Advice, advise
+from planner.cli.main import run
 from planner.data import ROOT
 from planner.report import decision_json, decision_table
+from planner.request import Load
 
 Capture = pytest.CaptureFixture[str]
 SCHEMA = json.loads((ROOT / "schemas" / "recommend-1.schema.json").read_text())

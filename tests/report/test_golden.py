@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from planner import estimate
-from planner.api import Plan
+from planner.api.estimate import Plan
 from planner.report import jsonform, markdown, table
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from planner.advice import advise
-from planner.dossier import Dossier, gather
+from planner.api.advice import advise
 from planner.report.decision_text import worth_showing
+from planner.report.dossier import Dossier, gather
 
 CASES: dict[str, dict[str, Any]] = {
     "serves": {"model": "internlm2_5-7b", "gpus": ("a10",), "context": 8192, "concurrency": 16},

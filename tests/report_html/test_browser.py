@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from planner.dossier import Dossier
-from planner.fleet import sweep
-from planner.fleet_file import read_fleet
+from planner.fleet.file import read_fleet
+from planner.fleet.placement import sweep
 from planner.report import fleet_forms, html
+from planner.report.dossier import Dossier
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 pytestmark = pytest.mark.skipif("LMPLAN_WITHOUT_BROWSER" in os.environ, reason="LMPLAN_WITHOUT_BROWSER is set")

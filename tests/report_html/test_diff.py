@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from planner.cli import run
-from planner.plan_diff import Change, diff, read_plan
+from planner.cli.main import run
+from planner.report.plan_diff import Change, diff, read_plan
 
 Capture = pytest.CaptureFixture[str]
 WORDS = ["--model", "internlm2_5-7b", "--gpu", "a10", "--gpus", "1"]

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from planner.data import ROOT
-from planner.dossier import Dossier
 from planner.report import dossier_json, dossier_markdown, html
+from planner.report.dossier import Dossier
 from planner.units import GIB
 
 SCHEMA = json.loads((ROOT / "schemas" / "report-1.schema.json").read_text())
@@ -151,7 +151,7 @@ def test_markdown_has_every_part(serving: Dossier) -> None:
 
 
 def test_the_date_is_that_of_source_date_epoch(serving: Dossier) -> None:
-    from planner.dossier import gather
+    from planner.report.dossier import gather
 
     assert gather(serving.advice, []).provenance.date == "2026-01-01"
 

@@ -1,0 +1,120 @@
+"""What a search chooses from: loads, offers of GPUs, options that cost quality or money, and how one is weighed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from planner.hardware.gpu import Gpu
+from planner.lmdeploy.settings import Settings
+from planner.memory.terms import KvCache
+from planner.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from planner.advise.throughput import Speed
+
+QUALITY_ORDER: Final[tuple[tuple[str, int], ...]] = (
+    ("as-is", 0),
+    ("as-is", 8),
+    ("fp8", 0),
+    ("fp8", 8),
+    ("w4a16", 0),
+    ("w4a16", 8),
+    ("as-is", 4),
+    ("fp8", 4),
+    ("w4a16", 4),
+)
+"""Weights and quant_policy, least loss of quality first: 8-bit KV costs next to nothing, fp8 weights hardly more, 4-bit
+weights a little, 4-bit KV more (LMDeploy's docs, `quantization/kv_quant.md` and `w4a16.md`, with their evaluations)."""
+TP: Final = (1, 2, 4, 8)
+MIN_FP8_CAPABILITY: Final = 89
+"""From Ada on the matrix units multiply fp8 (`planner/data/gpus.toml`, peak_fp8_flops_per_s)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """GPUs of one kind.
+
+    Attributes:
+        free_bytes: what is free on each.
+        max_gpus: how many may share the model.
+        quality_first: they are there anyway, so quality comes before their number.
+        neighbours_bytes: what processes that started before may still grow by. The engine may find it free, and must
+            leave it; or find it gone, and must serve all the same.
+    """
+
+    gpu: Gpu
+    free_bytes: int
+    max_gpus: int = TP[-1]
+    quality_first: bool = False
+    neighbours_bytes: int = 0
+
+    def preference(self, option: Option) -> tuple[int, int]:
+        """Less is better."""
+        return (option.loss, option.tp) if self.quality_first else (option.tp, option.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What costs quality or money: GPUs, weights, KV bits."""
+
+    tp: int
+    weights: str
+    quant_policy: int
+
+    @property
+    def loss(self) -> int:
+        """Its place in the order of quality; 0 loses nothing."""
+        return QUALITY_ORDER.index((self.weights, self.quant_policy))
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What LMDeploy would set by itself; None leaves it at that."""
+
+    session_len: int | None = None
+    max_batch_size: int | None = None
+    max_prefill_token_num: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A candidate weighed against the load.
+
+    Attributes:
+        users: sessions of the load's length that run at once.
+        short_bytes: memory that one GPU lacks for the load; negative is what is left over.
+        lack: what is missing, in words; empty when it serves.
+        keep_free_bytes: what has to stay free beside the KV cache: buffers at full load, activations of images.
+        image_bytes: the part of it that a vision tower's activations take.
+        cannot_load: whether the weights alone are too much.
+        speed: at the load, where the load limits it.
+    """
+
+    option: Option
+    offer: Offer
+    settings: Settings
+    kv: KvCache
+    users: int
+    short_bytes: int
+    lack: str
+    keep_free_bytes: int
+    image_bytes: int = 0
+    cannot_load: bool = False
+    speed: Speed | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it starts and serves the load with room to grow into full batches."""
+        return not self.lack
+
+
+def options_of(spec: ModelSpec, offer: Offer) -> tuple[Option, ...]:
+    """Every option of an offer, in order of preference."""
+    quality = QUALITY_ORDER
+    if spec.quantization is not None:
+        quality = tuple(entry for entry in quality if entry[0] == "as-is")
+    elif offer.gpu.compute_capability < MIN_FP8_CAPABILITY:
+        quality = tuple(entry for entry in quality if entry[0] != "fp8")
+    options = [Option(tp, *entry) for tp in TP if tp <= offer.max_gpus for entry in quality]
+    return tuple(sorted(options, key=offer.preference))

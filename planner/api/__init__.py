@@ -1,0 +1,1 @@
+"""The planner as a library: names in, a plan or a decision out."""

@@ -1,0 +1,156 @@
+"""The planner as a library: one call from names to a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.advise.recommend import Recommendation, recommend
+from planner.artefacts.launch import api_server_command, served_name
+from planner.engine.base import Deployment
+from planner.errors import UsageError
+from planner.footprint import MemoryEstimate, estimate_memory
+from planner.hardware.gpu import Gpu, find_gpu
+from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Wishes, decide
+from planner.model.arch import read_spec
+from planner.model.checkpoint import adopt, compare
+from planner.model.formats import store
+from planner.model.source import ModelSource, resolve
+from planner.model.tensors import inventory, size_bytes
+from planner.request import DEFAULT_CONTEXT_TOKENS, find_free_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An estimate, what to do about it and what was noticed on the way.
+
+    Attributes:
+        source: the model as found.
+        memory: the estimate of the settings asked for.
+        checkpoint_bytes: bytes of the checkpoint as it is served: of the files where there are any, else computed.
+        context_tokens: length of a session that the recommendation is made for.
+        notes: what the user should know.
+    """
+
+    source: ModelSource
+    memory: MemoryEstimate
+    checkpoint_bytes: int
+    recommendation: Recommendation
+    context_tokens: int
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the settings asked for start and serve."""
+        return self.memory.fits
+
+    @property
+    def verdict(self) -> str:
+        """``serves``, or how it fails."""
+        return self.memory.verdict
+
+    @property
+    def total_bytes(self) -> int:
+        """What the driver shows for the process once it serves."""
+        return self.memory.total_bytes
+
+    @property
+    def command(self) -> str | None:
+        """The command of the recommendation, or None where nothing serves."""
+        best = self.recommendation.estimate
+        if best is None:
+            return None
+        return api_server_command(best, served_name(self.source))
+
+
+def estimate(
+    model: str,
+    gpu: str | Gpu,
+    *,
+    sm: int | None = None,
+    free: str | int | None = None,
+    lmdeploy: str | None = None,
+    context: int | None = None,
+    engine: str | None = None,
+    weights: str = "as-is",
+    dtype: str = "auto",
+    quant_policy: int = 0,
+    cache_max_entry_count: float | None = None,
+    tp: int = 1,
+    session_len: int | None = None,
+    max_batch_size: int | None = None,
+    max_prefill_token_num: int | None = None,
+) -> Plan:
+    """Estimate what LMDeploy holds on a GPU and what to change.
+
+    Args:
+        model: catalog name, folder, config.json or Hugging Face id with ``@revision``.
+        gpu: catalog name, a size such as ``24GiB`` (with `sm`), or a Gpu.
+        sm: compute capability of a GPU given by size, such as 80.
+        free: bytes free before the process starts, as a number or such as ``24GiB``; the whole card by default.
+        lmdeploy: version, such as ``0.5.3``; the newest known by default.
+        context: tokens of a session to plan for; 8192, or the model's maximum where that is less.
+        weights: ``as-is``, ``w4a16`` or ``fp8``.
+        engine, dtype, quant_policy, cache_max_entry_count, tp, session_len, max_batch_size,
+            max_prefill_token_num: as LMDeploy calls them, with that version's defaults for that GPU.
+
+    Raises:
+        UsageError, ConfigError: an argument or the config cannot be used as given.
+        UnsupportedModelError: lmplan or the engine does not take the model.
+        EnvironmentProblem: the network or a file system stands in the way.
+    """
+    chosen = gpu if isinstance(gpu, Gpu) else find_gpu(gpu, sm)
+    source = resolve(model)
+    spec = read_spec(source.config, source.name)
+    wishes = Wishes(
+        engine=engine,
+        weights=_weights(weights),
+        dtype=dtype,
+        quant_policy=quant_policy,
+        cache_max_entry_count=cache_max_entry_count,
+        tp=tp,
+        session_len=session_len,
+        max_batch_size=max_batch_size,
+        max_prefill_token_num=max_prefill_token_num,
+    )
+    settings = decide(spec, chosen, versions.resolve(lmdeploy), wishes)
+    memory = estimate_memory(Deployment(spec, chosen, find_free_bytes(free, chosen), settings))
+    context_tokens = _context(context, settings.session_len)
+    checkpoint_bytes, notes = _checkpoint(source, memory)
+    return Plan(
+        source=source,
+        memory=memory,
+        checkpoint_bytes=checkpoint_bytes,
+        recommendation=recommend(memory, wishes, context_tokens),
+        context_tokens=context_tokens,
+        notes=(*source.notes, *settings.notes, *notes),
+    )
+
+
+def _weights(weights: str) -> str:
+    if weights not in ("as-is", "w4a16", "fp8"):
+        raise UsageError(f"--weights is {weights!r}; expected as-is, w4a16 or fp8")
+    return weights
+
+
+def _context(context: int | None, session_len: int) -> int:
+    if context is None:
+        return min(DEFAULT_CONTEXT_TOKENS, session_len)
+    if not 0 < context <= session_len:
+        raise UsageError(
+            f"--context is {context}; expected 1 to the session length of {session_len}",
+            "--session-len sets a longer one",
+        )
+    return context
+
+
+def _checkpoint(source: ModelSource, memory: MemoryEstimate) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the checkpoint that is served. Headers of real files decide; what differs is said."""
+    if source.checkpoint is None:
+        return memory.checkpoint_bytes, ()
+    spec = memory.deployment.spec
+    expected = store(inventory(spec), spec.quantization)
+    notes = tuple(compare(expected, source.checkpoint))
+    if memory.deployment.settings.quantization != spec.quantization:
+        return memory.checkpoint_bytes, notes
+    return size_bytes(adopt(expected, source.checkpoint)), notes

@@ -1,0 +1,1 @@
+"""The `lmplan` command: one module a command, each of them parse, one call, print."""

@@ -1,0 +1,55 @@
+"""`lmplan estimate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from planner.api.estimate import estimate
+from planner.cli.options import deployment_options, gpu_options, schema_option
+from planner.errors import DoesNotFitError
+
+
+@click.command("estimate")
+@click.option(
+    "--model", required=True, metavar="NAME|PATH|ID", help="Catalog name, folder, config.json or org/name@revision."
+)
+@gpu_options
+@deployment_options
+@click.option(
+    "--context",
+    type=int,
+    metavar="TOKENS",
+    help="Length of a session to plan for.  [default: 8192, or --session-len where that is less]",
+)
+@click.option("--explain", is_flag=True, help="Print each term's formula with the numbers put in.")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+@schema_option("estimate-1.schema.json")
+def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any) -> int:
+    """Estimate what LMDeploy will hold on a GPU, term by term.
+
+    Exits with 3 when it does not fit; the report is printed all the same.
+
+    \b
+    lmplan estimate --model internlm2_5-7b --gpu a100-24g
+    lmplan estimate --model ./my-model --gpu 24GiB --sm 89 --weights w4a16
+    """
+    plan = estimate(quant_policy=int(quant_policy), **wishes)
+    if form == "json":
+        from planner.report import jsonform
+
+        click.echo(jsonform.render(plan), nl=False)
+    elif form == "markdown":
+        from planner.report import markdown, table
+
+        click.echo(markdown.render(plan), nl=False)
+        if explain:
+            click.echo(f"\n```\n{table.explain(plan)}```")
+    else:
+        from planner.report import table
+
+        click.echo(table.render(plan), nl=False)
+        if explain:
+            click.echo("\n" + table.explain(plan), nl=False)
+    return 0 if plan.fits else DoesNotFitError.exit_code

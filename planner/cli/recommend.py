@@ -1,0 +1,68 @@
+"""`lmplan recommend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from planner.cli.options import load_options, schema_option
+from planner.errors import DoesNotFitError, UsageError
+
+
+@click.command("recommend")
+@load_options()
+@click.option("--max", "limits", is_flag=True, help="How far every option can go: most users, longest context.")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
+@click.option(
+    "--write",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write every launch artefact of the plan into a folder.",
+)
+@schema_option("recommend-1.schema.json")
+def recommend_command(
+    model: str, gpu: tuple[str, ...], form: str, limits: bool, write: Path | None, **wishes: Any
+) -> int:
+    """Recommend settings for a load: weights, KV bits, GPUs, ratio and lengths, with the reasons.
+
+    Exits with 3 when not everything asked for can be served; the closest plan is printed all the same.
+    With --max it exits with 3 when no option holds a single user.
+
+    \b
+    lmplan recommend --model internlm2_5-7b --gpu a10 --context 8192 --concurrency 16
+    lmplan recommend --model internvl2-26b --gpu a100-24g --gpu a100-40g --images 1 --lmdeploy 0.5.3
+    lmplan recommend --model qwen3-8b --gpu l4 --max
+    """
+    from planner.api.advice import advise
+
+    advice = advise(model, gpu, limits=limits, **wishes)
+    if form == "json":
+        from planner.report import decision_json
+
+        click.echo(decision_json.render(advice), nl=False)
+    else:
+        from planner.report import decision_table
+
+        if form == "markdown":
+            click.echo(decision_table.render_markdown(advice), nl=False)
+        elif limits:
+            click.echo(decision_table.render_limits(advice), nl=False)
+        else:
+            click.echo(decision_table.render(advice), nl=False)
+    if write is not None:
+        _write(write, advice.artefacts())
+    # How far every option goes is an answer by itself, as long as one of them holds a single user.
+    serves = advice.decision.serves or any(each.users is not None and each.users.value for each in advice.limits)
+    return 0 if serves else DoesNotFitError.exit_code
+
+
+def _write(folder: Path, files: tuple[Any, ...]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (folder / file.file).write_text(file.text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
+    click.echo(f"wrote {', '.join(file.file for file in files)} to {folder}", err=True)

@@ -1,0 +1,105 @@
+"""`lmplan report`."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import click
+
+from planner.cli.options import form_by_ending, load_options, schema_option
+from planner.errors import DoesNotFitError, UsageError
+
+_PATH = click.Path(dir_okay=False, path_type=Path)
+_ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
+
+
+@click.command("report")
+@load_options(required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "markdown", "json"]),
+    help="[default: by the ending of --output, else html]",
+)
+@click.option("--output", "-o", type=_PATH, metavar="FILE", help="Where to write it.  [default: standard output]")
+@schema_option("report-1.schema.json")
+@click.option("--diff", "plans", nargs=2, type=_PATH, metavar="OLD NEW", help="What changed between two plans (JSON).")
+def report_command(
+    model: str | None,
+    gpu: tuple[str, ...],
+    form: str | None,
+    output: Path | None,
+    plans: tuple[Path, Path] | None,
+    **wishes: Any,
+) -> int:
+    """A plan as one self-contained page for a review, or as Markdown or JSON; or what changed between two plans.
+
+    Exits with 3 when not everything asked for can be served; the report is written all the same.
+
+    \b
+    lmplan report --model internlm2_5-7b --gpu a10 --concurrency 16 -o plan.html
+    lmplan report --diff old.json new.json
+    """
+    if plans:
+        if model or gpu:
+            raise UsageError("--diff compares two plans that are there", "Leave --model and --gpu out")
+        text = _diff(*plans, form or form_by_ending(output, _ENDINGS, "markdown"))
+        code = 0
+    else:
+        if not model or not gpu:
+            raise UsageError("--model and --gpu are needed", "Or --diff OLD NEW for two plans")
+        text, code = _report(model, gpu, form or form_by_ending(output, _ENDINGS, "html"), wishes)
+    if output is None:
+        click.echo(text, nl=False)
+        return code
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+    click.echo(f"wrote {output}", err=True)
+    return code
+
+
+def _report(model: str, gpu: tuple[str, ...], form: str, wishes: dict[str, Any]) -> tuple[str, int]:
+    from planner.api.advice import advise
+    from planner.report import decision_text, dossier_json, dossier_markdown, html
+    from planner.report.dossier import gather
+
+    advice = advise(model, gpu, **wishes)
+    dossier = gather(advice, decision_text.worth_showing(advice))
+    render = {"html": html.render, "markdown": dossier_markdown.render, "json": dossier_json.render}[form]
+    return render(dossier), 0 if advice.decision.serves else DoesNotFitError.exit_code
+
+
+def _diff(old: Path, new: Path, form: str) -> str:
+    from tabulate import tabulate
+
+    from planner.report import html
+    from planner.report.plan_diff import diff, read_plan
+
+    changes = diff(read_plan(old), read_plan(new))
+    if form == "json":
+        rows = [{"where": c.where, "old": c.old, "new": c.new} for c in changes]
+        return json.dumps({"schema": "lmplan.diff/1", "changes": rows}, indent=2) + "\n"
+    shown = [change for change in changes if not change.is_detail]
+    cells = [[c.where, _short(c.old_text()), _short(c.new_text()), c.difference()] for c in shown]
+    headers = ["what", "old", "new", "by"]
+    rest = len(changes) - len(shown)
+    more = f"{rest} more values follow from these; --format json lists them." if rest else ""
+    if form == "html":
+        body = html.table(headers, cells) if cells else "<p>Nothing changed.</p>"
+        names = f"<p>From {escape(old.name)} to {escape(new.name)}.</p>"
+        return html.page("What changed", f"<h1>What changed</h1>{names}{body}<p>{more}</p>")
+    if not cells:
+        return "Nothing changed.\n"
+    text = tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True)
+    return f"{text}\n\n{more}".rstrip() + "\n"
+
+
+def _short(text: str) -> str:
+    """One line of at most 240 characters; the plans hold the whole."""
+    line = " ".join(text.split())
+    return line if len(line) <= 240 else f"{line[:237]}..."

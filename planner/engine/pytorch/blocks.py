@@ -1,0 +1,249 @@
+"""LMDeploy's PyTorch engine, 0.18.0: blocks from free memory less a runtime reserve, CUDA graphs in what is left.
+
+Formulas from `lmdeploy/pytorch/engine/executor/base.py`, `engine/cache_engine/` and `backends/cuda/graph_runner/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+from planner.data import read_toml
+from planner.engine.base import Deployment
+from planner.engine.memo import once_per_weights
+from planner.engine.pytorch.packed_copy import packed_bytes
+from planner.engine.turbomind.formats import PARAM_BYTES, SM90_INT4_GROUP, SM90_PARAM_BYTES
+from planner.errors import UnsupportedModelError
+from planner.hardware import overhead
+from planner.lmdeploy.versions import band
+from planner.memory import weights
+from planner.memory.kv_cache import kv_heads_per_rank
+from planner.memory.terms import Evidence, KvCache, Term, exact
+from planner.memory.torch_cache import TorchCache
+from planner.memory.weights import Allocation, Sharding
+from planner.model.spec import DenseMlp, MoeMlp
+from planner.units import MIB, ceil_div, format_bytes, round_up
+
+_HALF_BYTES = 2
+_TORCH_SEGMENT_BYTES = 2 * MIB
+
+
+class PytorchEngine:
+    """The PyTorch engine's memory on one GPU."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        self.settings = deployment.settings
+        self.spec = deployment.spec
+        self.text = deployment.spec.text
+        table = read_toml("lmdeploy.toml")["pytorch"]
+        version = self.settings.lmdeploy.rules
+        self.budget = band(table["kv_budget"], version)
+        self.layout = band(table["kv_layout"], version)
+        self.graphs = band(table["cuda_graphs"], version)
+        self.host = overhead.find_host(deployment.gpu, "pytorch", self.settings.lmdeploy.version)
+        self.quantization = self.settings.quantization
+        moe = any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups)
+        if self.quantization is not None:
+            if self.quantization.method in ("awq", "gptq") and moe:
+                raise UnsupportedModelError(
+                    "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
+                )
+            if self.quantization.method == "gptq":
+                raise UnsupportedModelError("the PyTorch engine does not serve GPTQ", "Use --engine turbomind")
+        # Vocabulary matrices stay whole on every rank for the families that lmplan reads.
+        self.sharding = Sharding(self.settings.tp, False, False, 1, 1)
+
+    def before_kv(self) -> tuple[Term, ...]:
+        """Context, code, weights and vision tower; free memory is read behind them."""
+        text_bytes, vision_bytes, reserved_bytes = self.weights_bytes()
+        terms = [
+            self.host.cuda_context,
+            self.host.kernel_code,
+            exact("weights", text_bytes, f"16-bit and packed tensors = {text_bytes} bytes", "language model"),
+        ]
+        if vision_bytes:
+            terms.append(exact("vision_tower", vision_bytes, f"16-bit = {vision_bytes} bytes", "vision tower"))
+        terms.append(
+            exact(
+                "pool_rounding",
+                reserved_bytes - text_bytes - vision_bytes,
+                "tensors below 10 MiB share segments of 20 MiB, larger ones are rounded to 2 MiB",
+                "ends of torch's segments",
+            )
+        )
+        packed = self._packed_copy()
+        if packed is not None:
+            terms.append(packed)
+        nccl = overhead.communicator(self.settings.tp, self.deployment.gpu, "pytorch", self.settings.lmdeploy.version)
+        if nccl is not None:
+            terms.append(nccl[0])
+        return tuple(terms)
+
+    @property
+    def weights_key(self) -> Hashable:
+        """Everything that the bytes of the weights follow from."""
+        return type(self), self.spec, self.quantization, self.sharding, self.deployment.gpu.compute_capability
+
+    @once_per_weights
+    def weights_bytes(self) -> tuple[int, int, int]:
+        """Bytes of the language model, of the vision tower, and what torch reserves for both."""
+        text, vision = list(self.text_allocations()), list(self._vision())
+        cache = TorchCache()
+        # Layer by layer, as the modules are built; an allocation of count n comes once in each layer.
+        repeated = [a for a in (*text, *vision) if a.count > 1]
+        for allocation in (*text, *vision):
+            if allocation.count == 1:
+                cache.allocate(allocation.size_bytes)
+        for layer in range(max((a.count for a in repeated), default=0)):
+            for allocation in repeated:
+                if layer < allocation.count:
+                    cache.allocate(allocation.size_bytes)
+        return sum(a.total_bytes for a in text), sum(a.total_bytes for a in vision), cache.reserved_bytes
+
+    @once_per_weights
+    def _packed_copy(self) -> Term | None:
+        """AWQ linears are served by TurboMind's kernels, which keep a packed copy in a pool of their own."""
+        if self.quantization is None or self.quantization.method != "awq":
+            return None
+        traced = self.deployment.gpu.compute_capability == 90
+        group_size = SM90_INT4_GROUP if traced else self.quantization.group_size
+        linears = list(weights.text_linears(self.text, self.quantization, self.sharding))
+        copy = packed_bytes(linears, group_size, SM90_PARAM_BYTES if traced else PARAM_BYTES)
+        code = overhead.turbomind_modules_bytes()
+        return Term(
+            "packed_copy",
+            copy + code,
+            copy + code if traced else 0,
+            copy + code,
+            Evidence("formula", "traced on H200, 0.18.0") if traced else Evidence("assumed", "as on NVIDIA H200"),
+            f"packed linears with their scales {format_bytes(copy)} in pages of 32 MiB + kernels {format_bytes(code)}",
+            "TurboMind's packed copy of the 4-bit linears",
+        )
+
+    def text_allocations(self) -> Iterable[Allocation]:
+        """The language model's tensors on one rank; a tied head is the embedding itself."""
+        for allocation in weights.text_plain(self.text, self.sharding):
+            if allocation.what == "output head" and self.text.tie_word_embeddings:
+                continue
+            yield allocation
+        for linear in weights.text_linears(self.text, self.quantization, self.sharding):
+            if not linear.quantized or self.quantization is None:
+                yield self._stacked(weights.plain_linear(linear))
+                continue
+            num_in, num_out, count = linear.num_in, linear.num_out, linear.count
+            size = self.quantization.group_size
+            if self.quantization.method == "fp8":
+                yield Allocation(linear.what, num_in * num_out, count)
+                yield Allocation(linear.what, 4 * ceil_div(num_in, size) * ceil_div(num_out, size), count)
+                continue
+            groups = ceil_div(num_in, size) * num_out
+            yield Allocation(linear.what, num_in * num_out // 2, count)
+            yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
+            yield Allocation(f"{linear.what} zeros", groups // 2, count)
+
+    def _stacked(self, allocation: Allocation) -> Allocation:
+        """A layer's experts are one tensor (`lmdeploy/pytorch/nn/moe/`)."""
+        if not allocation.what.startswith("expert"):
+            return allocation
+        experts = max(g.mlp.num_experts for g in self.text.layer_groups if isinstance(g.mlp, MoeMlp))
+        return Allocation(allocation.what, allocation.size_bytes * experts, allocation.count // experts)
+
+    def _vision(self) -> Iterable[Allocation]:
+        tower = self.spec.vision
+        if tower is None:
+            return
+        yield from weights.vision_plain(tower, self.settings.tp)
+        for linear in weights.vision_linears(tower, self.settings.tp):
+            yield weights.plain_linear(linear)
+
+    def kv_reserve_bytes(self) -> int:
+        """What the engine sets aside for logits before it sizes the KV cache."""
+        tokens = self.settings.max_prefill_token_num + 2 * self.settings.max_batch_size
+        return tokens * self.text.vocab_size * int(self.budget["vocab_element_bytes"])
+
+    def block_bytes(self) -> int:
+        """One block on one rank: each tensor of a layer aligned to 256 bytes."""
+        policy = next(p for p in self.layout["policies"] if p["quant_policy"] == self.settings.quant_policy)
+        tokens, align = self.budget["block_tokens"], self.budget["tensor_alignment"]
+        total = 0
+        for group in self.text.layer_groups:
+            attention = group.attention
+            slots = tokens * kv_heads_per_rank(attention.num_kv_heads, self.settings.tp)
+            layer = 0
+            for width, extra in ((policy["k"], policy["k_extra"]), (policy["v"], policy["v_extra"])):
+                layer += round_up(int(slots * attention.head_dim * width), align)
+                layer += round_up(slots * extra, align)
+            total += layer * len(group.layers)
+        return total
+
+    def transient(self) -> Term | None:
+        """Nothing: what loading took is given back before free memory is read."""
+        return None
+
+    def reused_bytes(self, transient_bytes: int) -> int:
+        """Nothing."""
+        return 0
+
+    def kv_cache(self, free_bytes: int) -> KvCache:
+        """int((free - reserve) x ratio) // block bytes; one block is never used."""
+        reserve = self.kv_reserve_bytes()
+        share = int(max(free_bytes - reserve, 0) * self.settings.cache_max_entry_count)
+        block = self.block_bytes()
+        blocks = share // block
+        if blocks <= self.budget["min_blocks_hard"]:
+            blocks = 0
+        tokens = max(blocks - self.budget["reserved_blocks"], 0) * self.budget["block_tokens"]
+        formula = (
+            f"{self.settings.cache_max_entry_count:g} of ({format_bytes(free_bytes)} free - {format_bytes(reserve)} "
+            f"reserve) in blocks of {block} bytes"
+        )
+        return KvCache(blocks * block, self.budget["block_tokens"], block, blocks, tokens, formula)
+
+    def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
+        """CUDA graphs with their block tables; activations come with load."""
+        sizes = self.capture_sizes()
+        tables = sum(int(self.graphs["block_table_element_bytes"]) * size * kv.blocks for size in sizes)
+        size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code_bytes
+        widest = max(
+            g.mlp.intermediate_size if isinstance(g.mlp, DenseMlp) else g.mlp.expert_intermediate_size
+            for g in self.text.layer_groups
+        )
+        # Activations of a full prefill (gate, up and their product, eight hidden states) and a sampled batch (logits in
+        # 32 bits, sorted, their 64-bit indices, probabilities). With the logits' reserve and the first request's code
+        # this bounds what nine runs on an H200 grew by under load (0.6 to 2.1 GiB).
+        step = self.settings.max_prefill_token_num * (3 * widest + 8 * self.text.hidden_size) * _HALF_BYTES
+        sampling = 20 * self.settings.max_batch_size * self.text.vocab_size
+        return (
+            Term(
+                "cuda_graphs",
+                size,
+                size,
+                size + self.host.first_request_bytes + self.kv_reserve_bytes() + step + sampling,
+                self.host.kernel_code.evidence,
+                f"{format_bytes(self.host.late_code_bytes)} of graphs and kernels + block tables of {len(sizes)} "
+                f"captured batch sizes x {kv.blocks} blocks x 4",
+                "captured graphs; activations and logits under load at the high end",
+            ),
+        )
+
+    def capture_sizes(self) -> list[int]:
+        """Batch sizes that are captured: powers of two, then steps, then the largest."""
+        batch, limit, step = self.settings.max_batch_size, self.graphs["powers_of_two_up_to"], self.graphs["step"]
+        sizes = {1 << n for n in range(limit.bit_length()) if 1 << n <= min(limit, batch)}
+        sizes |= set(range(2 * step, batch + 1, step)) | {batch}
+        return sorted(sizes)
+
+    def stalls_at_tokens(self, kv: KvCache) -> int | None:
+        """None: batches are captured, no requests sent."""
+        return None
+
+    def load_staging(self) -> Term:
+        """Both vocabulary matrices of a tied model exist while it loads."""
+        size = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES if self.text.tie_word_embeddings else 0
+        return exact(
+            "load_staging",
+            size,
+            format_bytes(size),
+            "tensors given back after loading",
+            Evidence("assumed", "read in the source"),
+        )

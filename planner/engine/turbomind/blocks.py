@@ -1,0 +1,254 @@
+"""TurboMind up to 0.14: whole blocks of one allocation, free memory read at a point that moved between versions.
+
+Formulas from `src/turbomind/models/llama/LlamaBatch.cc`, `unified_attention_layer.cc`, `BlockManager.cc` and
+`LlamaWeight.cc` at v0.5.3 (up to 0.7 alike), at v0.8.0 and v0.10.2 (up to 0.11), and from `models/language_model.cc`
+and `generation/` at v0.12.0 and v0.14.0, with the version table for what else changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from planner.data import read_toml
+from planner.engine.base import Deployment
+from planner.engine.turbomind.slabs import Turbomind
+from planner.lmdeploy.versions import native_vision
+from planner.memory import kv_cache
+from planner.memory.pool import reserved
+from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
+from planner.memory.weights import Allocation, head_rows
+from planner.model.spec import DenseMlp, MoeMlp
+from planner.units import MIB, ceil_div, format_bytes, round_up
+
+_HALF_BYTES = 2
+_DRIVER_PAGE_BYTES = 2 * MIB
+"""cudaMalloc gives large requests memory of their own in pages of 2 MiB; smaller ones share pages."""
+
+
+class TurbomindBlocks(Turbomind):
+    """TurboMind's memory on one GPU, 0.4 to 0.14. Weights and sharding are those of the newer engine."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        super().__init__(deployment)
+        step = self.settings.max_prefill_token_num + self.settings.max_batch_size
+        tp = self.settings.tp if self.rules.forward_tokens == "sum_ceil_tp" else 1
+        self.max_step_tokens = round_up(step, tp)
+
+    def before_kv(self) -> tuple[Term, ...]:
+        """Context, weights and, depending on the version, workspaces and batch buffers."""
+        text = list(self.text_allocations())
+        vision = list(self.vision_allocations())
+        text_bytes = sum(a.total_bytes for a in text)
+        vision_bytes = sum(a.total_bytes for a in vision)
+        terms = [
+            self.host.cuda_context,
+            exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
+        ]
+        if vision:
+            where = (
+                "by the engine"
+                if native_vision(self.spec.architecture, self.settings.lmdeploy.rules)
+                else ("by PyTorch in fp16, before the engine")
+            )
+            terms.append(
+                exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), f"vision tower, held {where}")
+            )
+        rounding = sum(_page_rounding(a) for a in (*text, *vision))
+        terms.append(
+            Term(
+                "pool_rounding",
+                rounding,
+                0,
+                rounding,
+                Evidence("assumed", "cudaMalloc in pages of 2 MiB"),
+                "each large tensor rounded up to 2 MiB",
+                "ends of the driver's pages",
+            )
+        )
+        for name, size, what in self._workspaces_before():
+            terms.append(exact(name, size, format_bytes(size), what))
+        nccl = self._communicator()
+        if nccl is not None:
+            terms.append(nccl[0])
+        return tuple(terms)
+
+    def _workspaces_before(self) -> Iterable[tuple[str, int, str]]:
+        rules = self.rules
+        size = rules.cublas_workspace_bytes
+        if rules.free_sampled != "after_weights":
+            size += rules.gemm_workspace_bytes
+            if rules.batch_buffers != "phases":  # which count it themselves
+                size += self._attention_workspace()
+        if rules.free_sampled == "after_model":
+            size += self._batch_bytes()
+        yield "workspaces", reserved(size), "workspaces (and buffers, from 0.12) that precede the KV cache"
+
+    def transient(self) -> Term | None:
+        """Nothing: what loading took is given back before free memory is read."""
+        return None
+
+    def kv_cache(self, free_bytes: int) -> KvCache:
+        """Whole blocks of the ratio's share of free memory, in one allocation."""
+        settings, rules = self.settings, self.rules
+        share = kv_cache.share_of(free_bytes, settings.cache_max_entry_count)
+        heads_tp = 1 if rules.kv_heads_in_block == "all" else settings.tp
+        block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        blocks = share // block
+        formula = (
+            f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks; a block is "
+            + kv_cache.block_formula(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        )
+        return KvCache(blocks * block, rules.block_tokens, block, blocks, blocks * rules.block_tokens, formula)
+
+    def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
+        """Batch buffers and workspaces not yet there, and what the first forwards grow."""
+        rules = self.rules
+        size = 0
+        if rules.free_sampled == "after_weights":
+            size += rules.gemm_workspace_bytes + self._attention_workspace()
+        if rules.free_sampled != "after_model":
+            size += self._batch_bytes(kv)
+        terms = []
+        if size:
+            terms.append(
+                exact(
+                    "batch_buffers",
+                    reserved(size),
+                    f"buffers for batch {self.settings.max_batch_size}, session {self._session(kv)} tokens, step "
+                    f"{self.max_step_tokens} tokens: {format_bytes(size)} in pages of 32 MiB",
+                    "hidden states, token ids, logits, attention workspace",
+                )
+            )
+        # Without a warm-up these appear with traffic: a short request at first, a full step at most.
+        warm = rules.warm_up == "all" or (rules.warm_up == "int4_only" and self.quantization is not None)
+        full = reserved(self.forward_bytes(min(self.max_step_tokens, max(kv.tokens, 1)), self._longest(kv)))
+        tokens = self.max_step_tokens if warm else min(64, self.max_step_tokens)
+        first = reserved(self.forward_bytes(min(tokens, max(kv.tokens, 1))))
+        terms.append(
+            Term(
+                "forward_buffers",
+                first,
+                first,
+                max(full, first),
+                FORMULA,
+                self.forward_formula(min(tokens, max(kv.tokens, 1))),
+                f"activations of {'the warm-up' if warm else 'a short request'}; a full step at the high end",
+            )
+        )
+        late = int(read_toml("host.toml")["assumed"]["before_0_15"]["late_code_high_bytes"])
+        terms.append(
+            Term(
+                "late_code",
+                0,
+                0,
+                late,
+                Evidence("assumed", "loaded lazily by older engines; not measured"),
+                f"0 to {format_bytes(late)}",
+                "kernels and libraries loaded with traffic",
+            )
+        )
+        nccl = self._communicator()
+        if nccl is not None:
+            terms.append(nccl[1])
+        return tuple(terms)
+
+    def _session(self, kv: KvCache | None) -> int:
+        if kv is None or not self.rules.shortens_session_len:
+            return self.settings.session_len
+        return max(min(self.settings.session_len, kv.tokens), 1)
+
+    def _attention_workspace(self) -> int:
+        """Split-k partial results of attention for 4096 tokens, and 16 KiB of counters."""
+        tp = self.settings.tp
+        heads = max(g.attention.num_heads for g in self.text.layer_groups) // tp
+        head_dim = max(g.attention.head_dim for g in self.text.layer_groups)
+        extra = 12 if self.rules.attention_workspace == "m_l_o" else 8
+        return 4096 * heads * (extra + 4 * head_dim) + 16384
+
+    def _batch_bytes(self, kv: KvCache | None = None) -> int:
+        """What the version keeps for its batch; `batch_buffers` of the version table names the three layouts."""
+        batch, session = self.settings.max_batch_size, self._session(kv)
+        hidden, rows = self.text.hidden_size, head_rows(self.text, self.sharding)
+        if self.rules.batch_buffers == "phases":
+            return self._phases_bytes(batch, rows)
+        shared = (
+            batch * hidden * _HALF_BYTES
+            + 8192 * batch
+            + 8 * (batch * ceil_div(session, self.rules.block_tokens) + 1)
+            + 4 * self.max_step_tokens
+        )
+        if self.rules.batch_buffers == "symmetric":
+            exchanged = (self.max_step_tokens * hidden + batch * rows) * _HALF_BYTES
+            return shared + exchanged + 20 * batch * session + 4 * batch * rows
+        step = session if self.rules.hidden_tokens == "session_len" else self.max_step_tokens
+        return (
+            shared
+            + 4 * (step - self.max_step_tokens)
+            + (2 * step + batch) * hidden * _HALF_BYTES
+            + 24 * batch * session
+            + 8 * batch * rows
+        )
+
+    def _phases_bytes(self, batch: int, rows: int) -> int:
+        """The newer engine's buffers, what ranks exchange, and one attention output of a mixture of experts
+        (`tmp_attn_`, `unified_attention_layer.cc`, v0.12.0 and v0.14.0).
+        """
+        tp = self.settings.tp
+        size = self._batch_buffer_bytes()
+        if tp > 1:
+            size += max(self.max_step_tokens * self.text.hidden_size, batch * rows) * _HALF_BYTES
+        if any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups):
+            attention = self.text.layer_groups[0].attention
+            size += self.max_step_tokens * attention.num_heads // tp * attention.head_dim * _HALF_BYTES
+        return size
+
+    def _hidden_states(self) -> int:
+        """From 0.8 to 0.11 one of the two lies among the batch buffers, whatever the tp."""
+        return 1 if self.rules.batch_buffers == "symmetric" else super()._hidden_states()
+
+    def _forward_parts(self, tokens: int, context_tokens: int) -> list[tuple[str, int]]:
+        """From 0.8 a step's buffers come from a pool, as in newer engines; before, each layer kept its own."""
+        if self.rules.batch_buffers != "decoder":
+            return super()._forward_parts(tokens, context_tokens)
+        return list(self._kept_parts(tokens, max(tokens, context_tokens)))
+
+    def _kept_parts(self, tokens: int, context_tokens: int) -> Iterable[tuple[str, int]]:
+        tp = self.settings.tp
+        attention = self.text.layer_groups[0].attention
+        heads = attention.num_heads // tp
+        kv_heads = kv_cache.kv_heads_per_rank(attention.num_kv_heads, tp)
+        dim = attention.head_dim
+        yield "qkv", tokens * (heads + 2 * kv_heads) * dim * _HALF_BYTES
+        yield "attention output", tokens * heads * dim * _HALF_BYTES
+        yield "flattened keys and values", 2 * kv_heads * (context_tokens + 64) * dim * _HALF_BYTES
+        yield "mlp", max(self._kept_mlp_bytes(group.mlp, tokens) for group in self.text.layer_groups)
+        yield "sampling", 8 * self.text.vocab_size
+
+    def _kept_mlp_bytes(self, mlp: DenseMlp | MoeMlp, tokens: int) -> int:
+        """Gate and up; of experts (from 0.6.4) also what they give back, one row for each token and expert
+        (`inout_buf_`, `moe_ffn_layer.cc`, v0.7.3).
+        """
+        tp = self.settings.tp
+        if isinstance(mlp, DenseMlp):
+            return 2 * tokens * mlp.intermediate_size // tp * _HALF_BYTES
+        width = 2 * mlp.expert_intermediate_size // tp + self.text.hidden_size
+        return tokens * mlp.num_experts_per_tok * width * _HALF_BYTES
+
+    def load_staging(self) -> Term:
+        """torch's temporaries on the first GPU: one vocabulary matrix at a time, or one layer's tensors."""
+        table = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES
+        return Term(
+            "load_staging",
+            table,
+            0,
+            2 * table,
+            Evidence("assumed", "read in the source of 0.5.3, not measured"),
+            f"one vocabulary matrix, {self.text.vocab_size} x {self.text.hidden_size} x 2",
+            "tensors on their way into the engine",
+        )
+
+
+def _page_rounding(allocation: Allocation) -> int:
+    if allocation.size_bytes < MIB:
+        return 0
+    return (round_up(allocation.size_bytes, _DRIVER_PAGE_BYTES) - allocation.size_bytes) * allocation.count

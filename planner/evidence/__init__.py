@@ -1,0 +1,1 @@
+"""Measured runs beside their estimates, and what they say of the accuracy of others."""

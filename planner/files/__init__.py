@@ -1,0 +1,1 @@
+"""Files that users write, read with the place of every error."""

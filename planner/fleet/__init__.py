@@ -1,0 +1,1 @@
+"""Many models on many GPUs: the file, and who goes where."""

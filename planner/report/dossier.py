@@ -1,0 +1,168 @@
+"""Everything that a plan's report says, gathered once for every form: bars, capacity, evidence, provenance."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+
+from planner import __version__
+from planner.advise.candidates import Knobs, Option
+from planner.advise.decision import Weighed
+from planner.advise.search import Search
+from planner.api.advice import Advice
+from planner.engine.base import Deployment
+from planner.errors import LmplanError
+from planner.evidence.ledger import Replayed, runs_of
+from planner.footprint import MemoryEstimate, estimate_memory
+from planner.memory.terms import Term
+from planner.units import ceil_div
+
+SHARES = ("context and code", "weights", "vision tower", "KV cache", "buffers and reserve")
+_SHARE_OF = {
+    "cuda_context": 0,
+    "kernel_code": 0,
+    "communicator": 0,
+    "late_code": 0,
+    "weights": 1,
+    "pool_rounding": 1,
+    "vision_tower": 2,
+    "kv_cache": 3,
+}
+"""Term -> share; what is not named is a buffer."""
+_SHORTEST_CONTEXT_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One option's memory on one GPU: bytes of each of SHARES, or what the load would take where it does not serve."""
+
+    weighed: Weighed
+    share_bytes: tuple[int, ...]
+    free_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All shares."""
+        return sum(self.share_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Sequences at once by context length in tokens, for one KV format of the chosen weights and GPUs."""
+
+    option: Option
+    ratio: float
+    points: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the plan was made from and with."""
+
+    lmplan: str
+    lmdeploy: str
+    rules: str
+    model: str
+    revision: str
+    config_sha256: str
+    gpu_sources: tuple[str, ...]
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """A plan's report before it takes a form."""
+
+    advice: Advice
+    bars: tuple[Bar, ...]
+    curves: tuple[Curve, ...]
+    measured: tuple[Replayed, ...]
+    provenance: Provenance
+
+    @property
+    def memory(self) -> MemoryEstimate | None:
+        """The chosen plan's estimate."""
+        return self.advice.decision.chosen.memory if self.advice.decision.chosen else None
+
+    @property
+    def assumed(self) -> tuple[Term, ...]:
+        """Terms of the chosen plan that rest on an assumption."""
+        terms = self.memory.terms if self.memory else ()
+        return tuple(t for t in terms if t.evidence.kind == "assumed" and t.high_bytes)
+
+
+def gather(advice: Advice, shown: list[Weighed]) -> Dossier:
+    """The report of a decision; `shown` are the options that get a bar."""
+    bars = [bar for weighed in shown if (bar := _bar(advice, weighed)) is not None]
+    return Dossier(advice, tuple(bars), _curves(advice), tuple(runs_of(advice.spec)), _provenance(advice))
+
+
+def _bar(advice: Advice, weighed: Weighed) -> Bar | None:
+    trial = weighed.trial
+    if trial is None:
+        return None
+    memory = estimate_memory(Deployment(advice.spec, weighed.offer.gpu, weighed.offer.free_bytes, trial.settings))
+    shares = [0] * len(SHARES)
+    for term in memory.terms:
+        shares[_SHARE_OF.get(term.name, len(SHARES) - 1)] += term.size_bytes
+    if not trial.serves:
+        # The load's cache instead of what happens to be left, and all that has to stay free beside it.
+        load, kv = advice.decision.load, trial.kv
+        shares[3] = ceil_div(load.context_tokens + 1, kv.block_tokens) * load.num_users * kv.block_bytes
+        needed_bytes = weighed.offer.free_bytes + trial.short_bytes
+        shares[4] = max(needed_bytes - sum(shares[:4]), trial.keep_free_bytes)
+    return Bar(weighed, tuple(shares), weighed.offer.free_bytes)
+
+
+def _curves(advice: Advice) -> tuple[Curve, ...]:
+    chosen = advice.decision.chosen
+    if chosen is None:
+        return ()
+    load, mine = advice.load, chosen.trial
+    search = Search(advice.spec, mine.offer, advice.lmdeploy, mine.settings.engine)
+    longest = advice.spec.text.max_position_embeddings
+    contexts = [1 << n for n in range(_SHORTEST_CONTEXT_TOKENS.bit_length() - 1, longest.bit_length())]
+    contexts = sorted({*(c for c in contexts if c < longest), longest, load.context_tokens})
+    knobs = Knobs(None, mine.settings.max_batch_size, mine.settings.max_prefill_token_num)
+    curves = []
+    for quant_policy in (0, 8, 4):
+        option = replace(mine.option, quant_policy=quant_policy)
+        try:
+            trial = search.weigh(option, knobs, replace(load, latency_ms=None, first_token_ms=None))
+        except LmplanError:
+            continue
+        points = tuple((c, trial.kv.blocks // ceil_div(c + 1, trial.kv.block_tokens)) for c in contexts)
+        if trial.settings.cache_max_entry_count > 0.01 and points[0][1]:
+            curves.append(Curve(option, trial.settings.cache_max_entry_count, points))
+    return tuple(curves)
+
+
+def _provenance(advice: Advice) -> Provenance:
+    source = advice.source
+    config = json.dumps(source.config, sort_keys=True, separators=(",", ":")).encode()
+    return Provenance(
+        lmplan=__version__,
+        lmdeploy=advice.lmdeploy.version,
+        rules=str(advice.lmdeploy.rules),
+        model=source.hf_id or source.name,
+        revision=source.revision or "",
+        config_sha256=hashlib.sha256(config).hexdigest(),
+        gpu_sources=tuple(
+            f"{o.gpu.name}: memory from {o.gpu.memory_source}"
+            + (f"; rates from {o.gpu.spec_source}" if o.gpu.spec_source else "")
+            for o in advice.offers
+        ),
+        date=today(),
+    )
+
+
+def today() -> str:
+    """The day in UTC; SOURCE_DATE_EPOCH stands in for the clock, so that a report can be made again byte for byte."""
+    seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if seconds.isdigit():
+        now = datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc)
+    return now.date().isoformat()

@@ -1,0 +1,41 @@
+"""What a user asks of a plan: the memory that is free, and the load to serve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from planner.errors import UsageError
+from planner.hardware.gpu import Gpu
+from planner.units import parse_bytes
+
+DEFAULT_CONTEXT_TOKENS: Final = 8192
+"""Tokens of a session where none are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What has to be served: `num_users` sessions at once, of `context_tokens` tokens each, images included.
+
+    `latency_ms` is the longest time between two tokens of a user, `first_token_ms` that until the first, None for any.
+    """
+
+    context_tokens: int
+    num_users: int
+    num_images: int = 0
+    latency_ms: float | None = None
+    first_token_ms: float | None = None
+    keep_quality: bool = False
+
+
+def find_free_bytes(free: str | int | None, gpu: Gpu) -> int:
+    """A ``--free`` value in bytes; the whole card by default."""
+    if free is None:
+        return gpu.memory_total_bytes
+    try:
+        free_bytes = parse_bytes(free) if isinstance(free, str) else free
+    except ValueError as error:
+        raise UsageError(f"--free: {error}") from None
+    if not 0 < free_bytes <= gpu.memory_total_bytes:
+        raise UsageError(f"--free is {free}; expected at most the {gpu.memory_total_bytes} bytes that {gpu.name} has")
+    return free_bytes

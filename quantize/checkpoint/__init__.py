@@ -1,0 +1,1 @@
+"""Checkpoints on disk: drawn, read without torch, inspected."""

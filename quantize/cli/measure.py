@@ -1,0 +1,297 @@
+"""`lmplan measure`, `lmplan compare` and `lmplan calibrate`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from planner.api.estimate import Plan
+from planner.cli.options import deployment_options, schema_option
+from planner.errors import CheckFailedError, ChildFailedError, UsageError
+from planner.footprint import SERVES
+from planner.hardware.gpu import find_gpu
+from planner.lmdeploy.settings import Wishes
+from planner.report import jsonform
+from planner.units import format_bytes, format_gib, parse_bytes
+from quantize.measure import compare_report
+from quantize.measure.compare import check_estimate, compare
+from quantize.measure.measurement import Measurement, read, write
+from quantize.system.installation import find_interpreter
+from quantize.system.local_gpu import local_gpu
+
+_MOST_PIXELS = 16384
+
+
+def _size(value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        size = parse_bytes(value)
+    except ValueError as error:
+        raise UsageError(f"--limit: {error}") from None
+    if size <= 0:
+        raise UsageError(f"--limit is {value}; expected such as 24GiB")
+    return size
+
+
+def _tell(text: str) -> None:
+    click.echo(f"  {text}", err=True)
+
+
+@click.command("measure")
+@click.option("--model", metavar="NAME|PATH|ID", help="As for estimate.")
+@click.option(
+    "--gpu",
+    default="local",
+    show_default=True,
+    metavar="local|NAME",
+    help="A name has to be this machine's; --limit imitates smaller cards.",
+)
+@deployment_options
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="Take model and settings from a plan.json; --model says where a model without a known name lies.",
+)
+@click.option("--dry-weights", is_flag=True, help="Measure an empty checkpoint of these shapes: no download, no disk.")
+@click.option("--limit", metavar="SIZE", help="Imitate a smaller card: a neighbour holds the rest.")
+@click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine; tp takes the next ones.")
+@click.option(
+    "--image", "image_pixels", type=int, default=0, help="Also serve a square image of so many pixels a side."
+)
+@click.option("--load-only", is_flag=True, help="Stop once it serves, without requests.")
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    type=float,
+    default=900.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Then it is ended.",
+)
+@click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("measurement.json"), show_default=True, help="The file."
+)
+@click.option("--url", help="Attach to a server that runs already, such as http://localhost:23333.")
+@click.option("--pid", type=int, help="The server's process, for --url.")
+@schema_option("measurement-1.schema.json")
+def measure_command(
+    model: str | None,
+    gpu: str,
+    plan_file: Path | None,
+    dry_weights: bool,
+    limit: str | None,
+    device: int,
+    image_pixels: int,
+    load_only: bool,
+    time_limit_s: float,
+    python: str | None,
+    out: Path,
+    url: str | None,
+    pid: int | None,
+    quant_policy: str,
+    **wishes: Any,
+) -> int:
+    """Start LMDeploy as planned, read what the GPU holds, and compare it with the estimate.
+
+    The measurement is written to --out, also when the engine dies or hangs. Exits with 6 when it could not be finished,
+    unless it died or hung as planned, and with 5 when this machine cannot measure.
+
+    \b
+    lmplan measure --model qwen2.5-1.5b --dry-weights --limit 24GiB
+    lmplan measure --plan plan.json --out measured.json
+    lmplan measure --url http://localhost:23333 --model internlm2_5-7b
+    """
+    _check_usage(out, time_limit_s, image_pixels, url, pid)
+    given = {**wishes, "quant_policy": int(quant_policy)}
+    if plan_file is not None:
+        _refuse_settings((*wishes, "quant_policy"))
+        model, given = _from_plan(plan_file, model)
+    if url is not None:
+        return _attach(url, pid, device, model, given, out)
+    if model is None:
+        raise UsageError("nothing to measure", "Give --model or --plan, or --url for a server that runs")
+    from quantize.measure.plan import check_version, lmdeploy_version, measure_plan, plan_here
+    from quantize.measure.run import InterruptedMeasurement
+
+    limit_bytes = _size(limit)
+    # What keeps this machine from measuring is said before anything is started, the GPU first.
+    _check_gpu(gpu, device)
+    python = python or find_interpreter(os.environ)
+    installed = lmdeploy_version(python)
+    if given.get("lmdeploy") is None:
+        given["lmdeploy"] = installed
+    plan = plan_here(model, given, device, limit_bytes)
+    check_version(plan, installed)
+    click.echo(f"estimated: {plan.memory.verdict}, {format_gib(plan.total_bytes)}", err=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lmplan-weights-") as scratch:
+            measurement = measure_plan(
+                plan,
+                Path(scratch) if dry_weights else None,
+                limit_bytes=limit_bytes,
+                device=device,
+                image_pixels=image_pixels,
+                load_only=load_only,
+                time_limit_s=time_limit_s,
+                python=python,
+                tell=_tell,
+            )
+    except InterruptedMeasurement as error:
+        write(error.measurement, out)
+        error.hint = f"What was seen is in {out}, marked as not complete"
+        raise
+    write(measurement, out)
+    return _show(plan, measurement, out)
+
+
+def _check_usage(out: Path, time_limit_s: float, image_pixels: int, url: str | None, pid: int | None) -> None:
+    if not time_limit_s > 0:
+        raise UsageError(f"--time-limit is {time_limit_s:g}; expected seconds")
+    if not 0 <= image_pixels <= _MOST_PIXELS:
+        raise UsageError(f"--image is {image_pixels}; expected pixels a side, at most {_MOST_PIXELS}")
+    if pid is not None and url is None:
+        raise UsageError("--pid goes with --url")
+    # A run takes minutes: that its result cannot be kept is said before.
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'there is no such folder'}")
+
+
+def _check_gpu(name: str, device: int) -> None:
+    here, facts = local_gpu(device)
+    if name == "local":
+        return
+    wanted = find_gpu(name)
+    if wanted.product != here.product or wanted.slice_of:
+        raise UsageError(
+            f"--gpu is {name} and GPU {device} of this machine is an {facts.product}",
+            f"Leave it out; --limit {format_gib(wanted.memory_total_bytes).replace(' ', '')} imitates its memory",
+        )
+
+
+def _attach(url: str, pid: int | None, device: int, model: str | None, given: dict[str, Any], out: Path) -> int:
+    from quantize.measure.attach import attach
+    from quantize.measure.plan import plan_here
+
+    measurement = attach(url, pid, device)
+    plan = None
+    if model is not None:
+        plan = plan_here(model, given, device, None, measurement.free_before_bytes)
+        measurement.model["served_as"] = measurement.model["name"]
+        measurement.model["name"] = plan.memory.deployment.spec.name
+    write(measurement, out)
+    click.echo(measurement.note)
+    if plan is not None:
+        comparison = compare(jsonform.to_object(plan), measurement)
+        click.echo(compare_report.table(comparison), nl=False)
+        if not comparison.passed:
+            settings = plan.memory.deployment.settings
+            click.echo(
+                f"A server does not tell how it was started. The estimate is for --cache-max-entry-count "
+                f"{settings.cache_max_entry_count:g}, --max-batch-size {settings.max_batch_size}, --session-len "
+                f"{settings.session_len}; give what it was started with."
+            )
+    click.echo(f"written to {out}")
+    return 0
+
+
+def _refuse_settings(names: tuple[str, ...]) -> None:
+    """Settings come from the plan or from the command line, not from both."""
+    source = click.get_current_context().get_parameter_source
+    typed = [f"--{name.replace('_', '-')}" for name in names if source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        raise UsageError(f"--plan brings its own {', '.join(typed)}", "Leave them out, or plan again with them")
+
+
+def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
+    value = _read_estimate(path)
+    settings = {key: setting for key, setting in value["settings"].items() if key in Wishes.__dataclass_fields__}
+    return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
+
+
+def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
+    if not measurement.complete:
+        click.echo(f"lmplan: the run did not finish: {measurement.error}", err=True)
+    click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
+    click.echo(f"written to {out}")
+    died_as_planned = measurement.outcome == plan.verdict != SERVES
+    return 0 if measurement.complete or died_as_planned else ChildFailedError.exit_code
+
+
+@click.command("compare")
+@click.argument("estimate_file", metavar="ESTIMATE", type=click.Path(path_type=Path))
+@click.argument("measurement_file", metavar="MEASUREMENT", type=click.Path(path_type=Path))
+@click.option("--tolerance", type=float, help="Relative difference allowed, such as 0.01.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@schema_option("comparison-1.schema.json")
+def compare_command(estimate_file: Path, measurement_file: Path, tolerance: float | None, form: str) -> int:
+    """Put an ESTIMATE (from `lmplan estimate --format json`) beside a MEASUREMENT.
+
+    Exits with 7 outside the tolerance: 1% for TurboMind, 1.5% with tensor parallelism, 3% for 4-bit weights and for the
+    PyTorch engine, unless --tolerance says otherwise. What lies in the estimate's own band passes.
+    """
+    if tolerance is not None and not 0 <= tolerance < 1:
+        raise UsageError(f"--tolerance is {tolerance:g}; expected a share such as 0.01")
+    comparison = compare(_read_estimate(estimate_file), read(measurement_file), tolerance)
+    click.echo(compare_report.to_json(comparison) if form == "json" else compare_report.table(comparison), nl=False)
+    return 0 if comparison.passed else CheckFailedError.exit_code
+
+
+def _read_estimate(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "Estimates come from `lmplan estimate --format json`"
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict) or value.get("schema") != jsonform.SCHEMA:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise UsageError(f"{path} is no estimate: its schema is {found!r}, expected {jsonform.SCHEMA!r}")
+    check_estimate(value, str(path))
+    return value
+
+
+@click.command("calibrate")
+@click.option("--reset", is_flag=True, help="Forget what was measured on this host.")
+@click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine.")
+@click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), default="turbomind", show_default=True)
+@click.option("--tp", type=int, default=1, show_default=True, help="Also what NCCL holds among so many GPUs.")
+@click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
+def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: str | None) -> None:
+    """Measure what only this host can tell, and use it in later estimates.
+
+    Starts LMDeploy on small empty models and stores the CUDA context, the engine's kernel code and NCCL's buffers, by
+    GPU, driver and LMDeploy version, in the user's configuration folder. Estimates that use them say so.
+    """
+    from planner.hardware import calibration
+
+    if reset:
+        removed = calibration.reset()
+        click.echo("forgotten" if removed else "there was nothing to forget")
+        return
+    from quantize.measure.calibrate import calibrate
+    from quantize.measure.plan import lmdeploy_version
+
+    if tp < 1:
+        raise UsageError(f"--tp is {tp}; expected the number of GPUs")
+    local_gpu(device)
+    python = python or find_interpreter(os.environ)
+    entry = calibrate(device, engine, lmdeploy_version(python), python, _tell, tp)
+    parts = [
+        f"context {format_bytes(entry['cuda_context_bytes'])}",
+        f"kernel code {format_bytes(entry['kernel_code_bytes'])}",
+        *(f"NCCL {format_bytes(e['size_bytes'] + e['late_bytes'])}" for e in entry.get("communicator", [])),
+    ]
+    click.echo(
+        f"{entry['product']}, driver {entry['driver']}, LMDeploy {entry['lmdeploy']}: {', '.join(parts)} "
+        f"({entry['runs']} runs)\nwritten to {calibration.path()}"
+    )

@@ -1,0 +1,111 @@
+"""`lmplan quantize` and `lmplan inspect`: parse, one call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from planner.errors import CheckFailedError, LmplanError, UsageError
+from quantize.checkpoint.inspection import inspect_folder
+from quantize.recipe.file import LoadedRecipe, load_recipe, shipped_recipes
+from quantize.recipe.model import Deployment, json_schema
+from quantize.run import report
+from quantize.run.estimate import estimate_result
+from quantize.run.manifest import read_manifest
+from quantize.run.prepare import Job, prepare, ready
+from quantize.run.progress import make_display
+from quantize.run.serving import Serving, measure_result
+from quantize.run.staging import clean_leftover
+from quantize.run.workflow import execute
+
+
+class PreflightError(LmplanError):
+    """The preflight found errors; the findings were printed. Exit code of the gravest: 2 before 4 before 5."""
+
+    def __init__(self, job: Job) -> None:
+        number = len(job.errors)
+        super().__init__(f"the preflight found {number} error{'s' if number > 1 else ''}; nothing was run")
+        self.exit_code = min(finding.exit_code for finding in job.errors)
+
+
+@click.command("quantize")
+@click.argument("recipe", required=False)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value: calibration.samples=64.")
+@click.option("--dry-run", is_flag=True, help="Stop after the preflight.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes.")
+@click.option("--list", "list_recipes", is_flag=True, help="List the recipes that come with lmplan.")
+def quantize_command(
+    recipe: str | None, settings: tuple[str, ...], dry_run: bool, schema: bool, list_recipes: bool
+) -> None:
+    """Run LMDeploy's AWQ from RECIPE, a reviewed file or a shipped name, and check what it makes.
+
+    Values of the recipe are overridden by the environment (LMPLAN_RECIPE_CALIBRATION__SAMPLES=64) and by --set.
+    """
+    if schema:
+        click.echo(json.dumps(json_schema(), indent=2))
+        return
+    if list_recipes:
+        for name in shipped_recipes():
+            click.echo(name)
+        return
+    if recipe is None:
+        raise UsageError("give a recipe, a file or a shipped name", "Shipped: " + ", ".join(shipped_recipes()))
+    loaded = load_recipe(recipe, settings)
+    if not dry_run and _is_done(loaded):
+        return
+    job = prepare(loaded, os.environ)
+    click.echo(report.preflight_text(job, loaded.name))
+    findings = report.findings_text(job)
+    if findings:
+        click.echo(findings, err=True)
+    if job.errors:
+        raise PreflightError(job)
+    if dry_run:
+        return
+    outcome = execute(ready(job), os.environ, make_display())
+    click.echo()
+    click.echo(report.outcome_text(outcome.manifest, job.output))
+    if loaded.recipe.deployment is not None:
+        _show_serving(job.output, loaded.recipe.deployment)
+
+
+@click.command("inspect")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect_command(folder: Path, as_json: bool) -> None:
+    """Check the AWQ checkpoint in FOLDER: config, every tensor's shape and bytes, the scales, the tokenizer."""
+    inspection = inspect_folder(folder)
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "passed": inspection.passed, **asdict(inspection)}, indent=2))
+    else:
+        click.echo(report.inspection_text(inspection, folder))
+    if not inspection.passed:
+        more = f" (and {len(inspection.problems) - 1} more)" if len(inspection.problems) > 1 else ""
+        raise CheckFailedError(f"{folder} did not pass: {inspection.problems[0]}{more}")
+
+
+def _is_done(loaded: LoadedRecipe) -> bool:
+    """Whether the output is there, made from this very recipe; says so and cleans what a killed run left."""
+    output = loaded.recipe.output_folder
+    manifest = read_manifest(output)
+    if manifest is None or manifest.get("recipe_sha256") != loaded.recipe.sha256():
+        return False
+    if clean_leftover(output):
+        click.echo("cleaned what a killed run left", err=True)
+    click.echo(f"{output} is finished: made from this recipe at {manifest.get('finished_at')}; nothing to do")
+    return True
+
+
+def _show_serving(output: Path, deployment: Deployment) -> None:
+    """What serving the result will hold, and where there is a GPU what it holds. The result is good either way."""
+    measured = measure_result(output, deployment, os.environ, lambda text: click.echo(f"  {text}", err=True))
+    unmeasured = measured if isinstance(measured, LmplanError) else None
+    click.echo()
+    click.echo(report.estimate_text(estimate_result(output, deployment), deployment, output, unmeasured))
+    if isinstance(measured, Serving):
+        click.echo()
+        click.echo(measured.text, nl=False)

@@ -1,0 +1,284 @@
+"""Reading a recipe: a YAML file or a shipped name, then the environment, then ``--set``; every error has its line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from planner.errors import UsageError, perhaps
+from quantize.recipe.model import Calibration, Recipe
+
+ENVIRONMENT_PREFIX: Final = "LMPLAN_RECIPE_"
+_MAX_BYTES: Final = 2**20
+_MAX_DEPTH: Final = 16
+_OPENING: Final = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_CLOSING: Final = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+_HERE: Final = Path(__file__).parents[1]
+# In a wheel the recipes lie inside the package; in a source tree beside it.
+_SHIPPED: Final = (_HERE / "shipped_recipes", _HERE.parent / "recipes")
+
+_Path = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class _Source:
+    """Values on their way to a Recipe, and where each was given: ``recipe.yaml:7`` or ``--set bits``."""
+
+    name: str
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[_Path, str] = field(default_factory=dict)
+
+    def place(self, path: _Path) -> str:
+        """Where the value at `path`, or the nearest one around it, was given."""
+        for length in range(len(path), -1, -1):
+            around = path[:length]
+            if around in self.places:
+                return self.places[around]
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A recipe, its name for messages and folders, and where each value was given."""
+
+    recipe: Recipe
+    name: str
+    places: Mapping[_Path, str]
+
+    def place(self, *path: str) -> str:
+        """Where a value was given, such as ``recipe.yaml:7``; the recipe's name where it was left out."""
+        return self.places.get(path, self.name)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with lmplan."""
+    for folder in _SHIPPED:
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def load_recipe(name: str, settings: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> LoadedRecipe:
+    """Read the recipe `name`, a path or a shipped name.
+
+    Args:
+        name: ``my/recipe.yaml`` or ``tiny-llama``.
+        settings: ``key=value`` or ``section.key=value``, each value in YAML; they win over the environment.
+        environment: variables such as ``LMPLAN_RECIPE_CALIBRATION__BATCH_SIZE``; they win over the file.
+
+    Raises:
+        UsageError: no such recipe, no YAML, an unknown key or a value that cannot be, each with its place.
+    """
+    path = _find(name)
+    source = _read_yaml(path)
+    variables = os.environ if environment is None else environment
+    for variable in sorted(variables):
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            keys = tuple(part.lower() for part in variable.removeprefix(ENVIRONMENT_PREFIX).split("__"))
+            _override(source, keys, variables[variable], variable)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {setting!r} is not key=value", "Such as --set calibration.batch_size=4")
+        _override(source, tuple(part.strip() for part in key.split(".")), value, f"--set {key.strip()}")
+    try:
+        recipe = Recipe.model_validate(source.values)
+    except ValidationError as error:
+        raise _explain_all(error.errors(include_url=False), source) from None
+    return LoadedRecipe(recipe, path.stem, dict(source.places))
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    if path.is_dir():
+        raise UsageError(f"{name} is a folder; expected a recipe file")
+    looks_like_path = path.suffix in (".yaml", ".yml") or path.parent != Path()
+    what = f"there is no recipe file {name}" if looks_like_path else f"unknown recipe {name!r}"
+    raise UsageError(what, perhaps(path.stem, shipped) or "Shipped: " + ", ".join(shipped))
+
+
+def _read_yaml(path: Path) -> _Source:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    if len(text) > _MAX_BYTES:
+        raise UsageError(f"{path} is larger than {_MAX_BYTES} bytes; expected a recipe")
+    source = _Source(str(path))
+    try:
+        _check_tokens(path, text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            raise UsageError(f"{path} is empty; expected a recipe", "See `lmplan quantize --schema`")
+        values = _plain(node, (), source)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path}{line}: not valid YAML: {_one_line(error.problem or error.context)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a recipe: nested too deeply") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}:{node.start_mark.line + 1}: expected `key: value` lines, such as `model: ...`")
+    source.values = values
+    return source
+
+
+def _check_tokens(path: Path, text: bytes) -> None:
+    """Refuse what no recipe needs before it costs anything: aliases, and nesting that takes the scanner minutes."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            line = token.start_mark.line + 1
+            raise UsageError(f"{path}:{line}: aliases (*{token.value}) have no place in a recipe")
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _MAX_DEPTH:
+            raise UsageError(f"{path}:{token.start_mark.line + 1}: not a recipe: nested too deeply")
+
+
+def _plain(node: yaml.Node, path: _Path, source: _Source) -> Any:
+    """A node as dict, list or scalar; notes the line of everything in it."""
+    place = f"{source.name}:{node.start_mark.line + 1}"
+    source.places.setdefault(path, place)
+    if isinstance(node, yaml.MappingNode):
+        values: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            here = f"{source.name}:{key_node.start_mark.line + 1}"
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UsageError(f"{here}: expected a key that is a word")
+            key = str(key_node.value)
+            if key in values:
+                raise UsageError(f"{here}: {key} is given twice")
+            inner: _Path = (*path, key)
+            source.places[inner] = here
+            values[key] = _plain(value_node, inner, source)
+        return values
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(child, (*path, index), source) for index, child in enumerate(node.value)]
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    finally:
+        loader.dispose()
+
+
+def _override(source: _Source, keys: tuple[str, ...], text: str, place: str) -> None:
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UsageError(f"{place}: {text[:60]!r} is not a YAML value") from None
+    target = source.values
+    for depth, key in enumerate(keys[:-1], 1):
+        if target.get(key) is None:
+            target[key] = {}
+            source.places[keys[:depth]] = place
+        child = target[key]
+        if not isinstance(child, dict):
+            raise UsageError(f"{place}: {key} is a value, not a section")
+        target = child
+    target[keys[-1]] = value
+    source.places[keys] = place
+
+
+def _explain_all(errors: list[ErrorDetails], source: _Source) -> UsageError:
+    """All errors at once, in the order of the recipe's lines; what the environment or ``--set`` gave comes last."""
+
+    def line(error: ErrorDetails) -> int:
+        number = source.place(error["loc"]).removeprefix(f"{source.name}:")
+        return int(number) if number.isdigit() else sys.maxsize
+
+    found = [_explain(error, source) for error in sorted(errors, key=line)]
+    if len(found) == 1:
+        return found[0]
+    lines = [f"{each.message}. {each.hint}" if each.hint else each.message for each in found]
+    return UsageError("\n".join([f"{source.name} has {len(lines)} errors", *lines]))
+
+
+def _explain(error: ErrorDetails, source: _Source) -> UsageError:
+    path = error["loc"]
+    place, key = source.place(path), ".".join(map(str, path))
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        close = perhaps(str(path[-1]), known)
+        elsewhere = [f"calibration.{name}" for name in Calibration.model_fields if name == path[-1]]
+        hint = f"Perhaps you meant {elsewhere[0]}" if elsewhere else close or "Known here: " + ", ".join(known)
+        return UsageError(f"{place}: unknown key {key}", hint)
+    if kind == "missing":
+        return UsageError(f"{place}: {key} is missing", _description(path))
+    shown = _one_line(repr(error["input"]), 40)
+    if kind == "value_error":
+        message = str(context["error"])
+        about = f"{key} is {shown}; " if message.startswith("expected") else f"{key}: "
+        return UsageError(f"{place}: {about}{message}")
+    return UsageError(f"{place}: {key} is {shown}; expected {_expected(kind, context)}", _description(path))
+
+
+def _expected(kind: str, context: Mapping[str, Any]) -> str:
+    if kind in ("int_type", "int_from_float", "int_parsing"):
+        return "a whole number"
+    if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
+        words = {"ge": "at least", "le": "at most", "gt": "more than", "lt": "less than"}
+        return next(f"{words[name]} {bound}" for name, bound in context.items() if name in words)
+    if kind == "literal_error":
+        return str(context["expected"])
+    named = {
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "a text",
+        "string_pattern_mismatch": "a text on one line",
+        "string_too_short": "a text that is not empty",
+        "model_type": "a section of `key: value` lines",
+        "dict_type": "a section of `key: value` lines",
+    }
+    return named.get(kind, kind.replace("_", " "))
+
+
+def _model_at(path: _Path) -> type[BaseModel] | None:
+    model: type[BaseModel] = Recipe
+    for key in path:
+        info = model.model_fields.get(str(key))
+        if info is None:
+            return None
+        options = (info.annotation, *getattr(info.annotation, "__args__", ()))
+        nested = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not nested:
+            return None
+        model = nested[0]
+    return model
+
+
+def _fields_at(path: _Path) -> list[str]:
+    model = _model_at(path)
+    return list(model.model_fields) if model else []
+
+
+def _description(path: _Path) -> str:
+    model = _model_at(path[:-1])
+    info = model.model_fields.get(str(path[-1])) if model and path else None
+    return (info.description or "").rstrip(".") if info else ""
+
+
+def _one_line(text: str | None, limit: int = 120) -> str:
+    flat = " ".join((text or "").split())
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."

@@ -1,0 +1,1 @@
+"""A quantization run from its preflight to the rename that makes the output appear."""
