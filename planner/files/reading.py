@@ -1,0 +1,196 @@
+"""The one way to open a file of the user's: regular files only, so many bytes at most, UTF-8, JSON that can be used.
+
+A FIFO would wait for ever, a device has no end, and a header of gigabytes takes the memory of the machine: each is
+refused before a byte is read. What a file holds is judged by whoever asked for it; that it can be read at all is
+judged here, and always in the same words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn
+
+from planner.errors import UsageError
+from planner.files.escape import shown
+
+STDIN: Final = "-"
+_JSON_KINDS: Final[dict[type, str]] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+_MAX_DIGITS: Final = 40
+"""2**128 has 39 digits. Longer whole numbers are no quantity that anybody plans with, and some overflow a float."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """What a file is for.
+
+    Attributes:
+        what: with its article, for messages: "a config.json".
+        max_bytes: more than any good one has.
+        hint: what to do where one cannot be read.
+    """
+
+    what: str
+    max_bytes: int
+    hint: str = ""
+
+
+CONFIG: Final = FileKind("a config.json", 16 * 2**20)
+"""The largest published one has 300 KB (per-layer quantization settings)."""
+INDEX: Final = FileKind("a safetensors index", 64 * 2**20)
+"""DeepSeek-V3's has 9 MB for 91,991 tensors."""
+PLAN: Final = FileKind("a plan", 64 * 2**20, "Plans come from `lmplan report --format json`")
+MEASUREMENT: Final = FileKind("a measurement", 64 * 2**20, "Measurements come from `lmplan measure --out FILE`")
+LEDGER: Final = FileKind("a ledger", 256 * 2**20)
+HOSTS: Final = FileKind("calibrated hosts", 4 * 2**20, "`lmplan calibrate --reset` removes the file")
+RECIPE: Final = FileKind("a recipe", 2**20)
+FLEET: Final = FileKind("a fleet", 4 * 2**20)
+MANIFEST: Final = FileKind("a manifest", 16 * 2**20)
+
+
+def open_regular(path: Path, kind: FileKind) -> BinaryIO:
+    """Open a regular file for reading bytes. Nothing is waited for: a FIFO without a writer is refused like a device.
+
+    Raises:
+        UsageError: not there, not readable, or no regular file.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO waits for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise UsageError(f"cannot read {shown(path)}: {error.strerror or error}", kind.hint) from None
+    except ValueError:  # a NUL in the name
+        raise UsageError(f"cannot read {shown(path)}: no such name can exist", kind.hint) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise UsageError(f"{shown(path)} is {_special(mode)}; expected {kind.what}, a regular file", kind.hint)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, kind: FileKind, label: str = "") -> bytes:
+    """All of a file, or all of standard input for ``-``.
+
+    Args:
+        label: what messages call the file; its path by default.
+
+    Raises:
+        UsageError: as `open_regular`, or larger than its kind may be.
+    """
+    label = label or _label(path)
+    if str(path) == STDIN:
+        raw = _stdin(kind)
+    else:
+        with open_regular(path, kind) as file:
+            try:
+                raw = file.read(kind.max_bytes + 1)
+            except OSError as error:
+                raise UsageError(f"cannot read {label}: {error.strerror or error}", kind.hint) from None
+    if len(raw) > kind.max_bytes:
+        raise UsageError(f"{label} has more than {kind.max_bytes} bytes, too many for {kind.what}", kind.hint)
+    return raw
+
+
+def read_text(path: Path, kind: FileKind, label: str = "") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UsageError: as `read_bytes`, or not UTF-8; names the byte.
+    """
+    raw = read_bytes(path, kind, label)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{label or _label(path)} is not UTF-8 text: byte {error.start}", kind.hint) from None
+
+
+def read_json(path: Path, kind: FileKind, label: str = "") -> Any:
+    """The value that a JSON file holds. Numbers are finite and of a length that can be counted with.
+
+    Raises:
+        UsageError: as `read_text`, or not JSON; names line and column.
+    """
+    return parse_json(read_text(path, kind, label), kind, label or _label(path))
+
+
+def read_object(path: Path, kind: FileKind, label: str = "") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UsageError: as `read_json`, or another kind of value.
+    """
+    value = read_json(path, kind, label)
+    if not isinstance(value, dict):
+        raise UsageError(f"{label or _label(path)} holds {_JSON_KINDS[type(value)]}; expected an object", kind.hint)
+    return value
+
+
+def parse_json(text: str, kind: FileKind, label: str) -> Any:
+    """JSON in hand, held to the same rules as in a file.
+
+    Raises:
+        UsageError: not JSON, nested too deeply, or with a number that nothing can be counted with.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"{label} is not valid JSON: {where}: {error.msg}", kind.hint) from None
+    except _BadNumberError as error:
+        raise UsageError(f"{label} {error}", kind.hint) from None
+    except RecursionError:
+        raise UsageError(f"{label} is nested too deeply", kind.hint) from None
+
+
+class _BadNumberError(Exception):
+    pass
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise _BadNumberError(f"holds a whole number of {len(digits.lstrip('-'))} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise _BadNumberError(f"holds the number {text[:20]}, which is too large")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _BadNumberError(f"holds {name}, which is no number in JSON")
+
+
+def _label(path: Path) -> str:
+    return "standard input" if str(path) == STDIN else shown(path)
+
+
+def _stdin(kind: FileKind) -> bytes:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", kind.hint)
+    return sys.stdin.buffer.read(kind.max_bytes + 1)
+
+
+def _special(mode: int) -> str:
+    for test, what in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return what
+    return "a device"
