@@ -15,7 +15,7 @@ ifeq ($(shell command -v chromium chromium-browser google-chrome 2>/dev/null),)
 export LMPLAN_WITHOUT_BROWSER := 1
 endif
 
-.PHONY: demo test check lint types bench bench-gpu docs clean
+.PHONY: demo test check lint types bench bench-gpu fuzz docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lmplan estimate --model internlm2_5-7b --gpu a100-24g
@@ -33,6 +33,10 @@ check: $(VENV)/.test-light
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmark.py
 	$(BIN)/python tests/benchmark_search.py
+
+# Spoiled inputs for every reader and command line; FUZZ="--seconds 3600 --seed 7" for longer, or to play a run again.
+fuzz: $(VENV)/.test-light
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # On a machine with a GPU and LMDeploy; LMDEPLOY_PYTHON is the interpreter that it is installed for.
 bench-gpu: $(VENV)/.installed

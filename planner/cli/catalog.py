@@ -7,6 +7,7 @@ import json
 import click
 from tabulate import tabulate
 
+from planner.cli.output import say
 from planner.errors import LmplanError
 from planner.hardware import gpu as gpus
 from planner.model import catalog
@@ -43,10 +44,10 @@ def models_command(contains: str, form: str) -> None:
             row |= {"architecture": entry.config["architectures"][0], "problem": error.message}
         rows.append(row)
     if form == "json":
-        click.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(f"no name contains {contains!r}; `lmplan models` lists them all", err=True)
+        say(f"no name contains {contains!r}; `lmplan models` lists them all", err=True)
         return
     table = [
         [
@@ -59,7 +60,7 @@ def models_command(contains: str, form: str) -> None:
         for row in rows
     ]
     headers = ["name", "B parameters", "GiB", "architecture", "Hugging Face id"]
-    click.echo(tabulate(table, headers=headers, tablefmt="simple", disable_numparse=True))
+    say(tabulate(table, headers=headers, tablefmt="simple", disable_numparse=True))
 
 
 @click.command("gpus")
@@ -69,7 +70,7 @@ def gpus_command(contains: str, form: str) -> None:
     """List the GPUs and slices that lmplan knows by name, or those whose name CONTAINS a text."""
     found = [gpu for gpu in gpus.catalog() if contains.lower() in gpu.name]
     if form == "json":
-        click.echo(
+        say(
             json.dumps(
                 [
                     {
@@ -94,7 +95,7 @@ def gpus_command(contains: str, form: str) -> None:
         )
         return
     if not found:
-        click.echo(f"no name contains {contains!r}; `lmplan gpus` lists them all", err=True)
+        say(f"no name contains {contains!r}; `lmplan gpus` lists them all", err=True)
         return
     rows = [
         [
@@ -108,7 +109,7 @@ def gpus_command(contains: str, form: str) -> None:
         for gpu in found
     ]
     headers = ["name", "usable GiB", "SM", "GB/s", "fp16 TFLOP/s", "product"]
-    click.echo(
+    say(
         tabulate(
             rows,
             headers=headers,

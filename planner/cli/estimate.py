@@ -8,6 +8,7 @@ import click
 
 from planner.api.estimate import estimate
 from planner.cli.options import deployment_options, gpu_options, schema_option
+from planner.cli.output import say
 from planner.errors import DoesNotFitError
 
 
@@ -39,17 +40,17 @@ def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any)
     if form == "json":
         from planner.report import jsonform
 
-        click.echo(jsonform.render(plan), nl=False)
+        say(jsonform.render(plan), nl=False)
     elif form == "markdown":
         from planner.report import markdown, table
 
-        click.echo(markdown.render(plan), nl=False)
+        say(markdown.render(plan), nl=False)
         if explain:
-            click.echo(f"\n```\n{table.explain(plan)}```")
+            say(f"\n```\n{table.explain(plan)}```")
     else:
         from planner.report import table
 
-        click.echo(table.render(plan), nl=False)
+        say(table.render(plan), nl=False)
         if explain:
-            click.echo("\n" + table.explain(plan), nl=False)
+            say("\n" + table.explain(plan), nl=False)
     return 0 if plan.fits else DoesNotFitError.exit_code

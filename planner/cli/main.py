@@ -12,6 +12,7 @@ import click
 
 from planner import __version__
 from planner.cli.lazy import LazyGroup
+from planner.cli.output import say
 from planner.errors import LmplanError
 
 COMMANDS = {
@@ -85,7 +86,7 @@ def _silence() -> None:
 
 
 def _complain(message: str, hint: str, exit_code: int) -> int:
-    click.echo(f"lmplan: {message}", err=True)
+    say(f"lmplan: {message}", err=True)
     if hint:
-        click.echo(f"  {hint}", err=True)
+        say(f"  {hint}", err=True)
     return exit_code

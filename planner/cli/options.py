@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from planner.cli.output import say
 from planner.data import ROOT
 from planner.errors import UsageError
 
@@ -117,7 +118,7 @@ def schema_option(file: str) -> Callable[[Command], Command]:
 
     def show(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
         if wanted:
-            click.echo((ROOT / "schemas" / file).read_text(encoding="utf-8"), nl=False)
+            say((ROOT / "schemas" / file).read_text(encoding="utf-8"), nl=False)
             ctx.exit()
 
     text = "Print the JSON Schema of --format json and exit."

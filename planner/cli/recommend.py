@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from planner.cli.options import load_options, schema_option
+from planner.cli.output import say
 from planner.errors import DoesNotFitError, UsageError
 
 
@@ -41,16 +42,16 @@ def recommend_command(
     if form == "json":
         from planner.report import decision_json
 
-        click.echo(decision_json.render(advice), nl=False)
+        say(decision_json.render(advice), nl=False)
     else:
         from planner.report import decision_table
 
         if form == "markdown":
-            click.echo(decision_table.render_markdown(advice), nl=False)
+            say(decision_table.render_markdown(advice), nl=False)
         elif limits:
-            click.echo(decision_table.render_limits(advice), nl=False)
+            say(decision_table.render_limits(advice), nl=False)
         else:
-            click.echo(decision_table.render(advice), nl=False)
+            say(decision_table.render(advice), nl=False)
     if write is not None:
         _write(write, advice.artefacts())
     # How far every option goes is an answer by itself, as long as one of them holds a single user.
@@ -65,4 +66,4 @@ def _write(folder: Path, files: tuple[Any, ...]) -> None:
             (folder / file.file).write_text(file.text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
-    click.echo(f"wrote {', '.join(file.file for file in files)} to {folder}", err=True)
+    say(f"wrote {', '.join(file.file for file in files)} to {folder}", err=True)

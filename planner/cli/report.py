@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import click
 
 from planner.cli.options import form_by_ending, load_options, schema_option
+from planner.cli.output import say
 from planner.errors import DoesNotFitError, UsageError
+from planner.files.escape import html as escape
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
@@ -53,13 +54,13 @@ def report_command(
             raise UsageError("--model and --gpu are needed", "Or --diff OLD NEW for two plans")
         text, code = _report(model, gpu, form or form_by_ending(output, _ENDINGS, "html"), wishes)
     if output is None:
-        click.echo(text, nl=False)
+        say(text, nl=False)
         return code
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {output}: {error.strerror}") from None
-    click.echo(f"wrote {output}", err=True)
+    say(f"wrote {output}", err=True)
     return code
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from planner.cli.options import form_by_ending, schema_option
+from planner.cli.output import say
 from planner.errors import DoesNotFitError, UsageError
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html", ".txt": "table"}
@@ -54,11 +55,11 @@ def sweep_command(fleet: Path, form: str | None, output: Path | None) -> int:
         }[form]
         text = render(found)
     if output is None:
-        click.echo(text, nl=False)
+        say(text, nl=False)
     else:
         try:
             output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from None
-        click.echo(f"wrote {output}", err=True)
+        say(f"wrote {output}", err=True)
     return DoesNotFitError.exit_code if found.unplaced else 0

@@ -40,7 +40,9 @@ def shown(text: str | Path) -> str:
 
 
 def terminal(text: str) -> str:
-    """A whole output for a terminal: lines and colours stay, every other control is spelled out."""
+    """A whole output for a terminal: lines, spaces of any width and colours stay, all else that is invisible is spelled
+    out.
+    """
     if text.isascii() and not _CONTROLS.search(text):
         return text
     pieces = []
@@ -55,12 +57,12 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def _lines(text: str) -> str:
-    return "".join(c if c in "\n\t" else visible(c) for c in text)
+    return "".join(c if c in "\n\t" or unicodedata.category(c) == "Zs" else visible(c) for c in text)
 
 
 def html(text: str) -> str:
-    """Text or an attribute's value in HTML and SVG."""
-    return _html.escape(visible(text), quote=True)
+    """Text or an attribute's value in HTML and SVG; lines stay lines."""
+    return _html.escape(_lines(text), quote=True)
 
 
 def csv_cell(text: str) -> str:

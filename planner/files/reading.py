@@ -31,6 +31,9 @@ _JSON_KINDS: Final[dict[type, str]] = {
 _MAX_DIGITS: Final = 40
 """2**128 has 39 digits. Longer whole numbers are no quantity that anybody plans with, and some overflow a float."""
 
+_MAX_DEPTH: Final = 100
+"""Published configs reach 6 levels and plans 8; whoever walks a value may recurse."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
@@ -144,14 +147,35 @@ def parse_json(text: str, kind: FileKind, label: str) -> Any:
         UsageError: not JSON, nested too deeply, or with a number that nothing can be counted with.
     """
     try:
-        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant)
+        value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"{label} is not valid JSON: {where}: {error.msg}", kind.hint) from None
     except _BadNumberError as error:
         raise UsageError(f"{label} {error}", kind.hint) from None
     except RecursionError:
-        raise UsageError(f"{label} is nested too deeply", kind.hint) from None
+        deep = True
+    else:
+        deep = _deeper_than(value, _MAX_DEPTH)
+    if deep:
+        raise UsageError(f"{label} is nested too deeply", kind.hint)
+    return value
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie in each other more than so many levels."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            inner
+            for holder in layer
+            if isinstance(holder, (dict, list))
+            for inner in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(inner, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True
 
 
 class _BadNumberError(Exception):

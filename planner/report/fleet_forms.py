@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import textwrap
-from html import escape
 from typing import Any
 
 from tabulate import tabulate
 
 from planner import __version__
+from planner.files.escape import html as escape
 from planner.fleet.placement import Process, Sweep
 from planner.report import fleet_rows as rows
 from planner.report import html, svg

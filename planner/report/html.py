@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from planner.data import ROOT
+from planner.files.escape import html as escape
 from planner.report import decision_text as text
 from planner.report import svg, wording
 from planner.report.dossier import SHARES, Dossier
@@ -49,8 +50,18 @@ def page(title: str, body: str) -> str:
     )
 
 
-def table(headers: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterable[int] = (), classes: str = "") -> str:
-    """A table; `numbers` are the columns set to the right, a row's class may stand before its cells as ``#class``."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table that is set apart by a class of `planner/data/report.css`."""
+
+    css_class: str
+    cells: Sequence[str]
+
+
+def table(
+    headers: Iterable[str], rows: Iterable[Row | Sequence[str]], numbers: Iterable[int] = (), classes: str = ""
+) -> str:
+    """A table; `numbers` are the columns set to the right."""
     right = set(numbers)
 
     def cells(values: Iterable[str], tag: str) -> str:
@@ -60,8 +71,7 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[str]], numbers: Iterab
 
     lines = []
     for row in rows:
-        first, *rest = row
-        name, values = (f" class={first[1:]}", rest) if first.startswith("#") else ("", [first, *rest])
+        name, values = (f" class={row.css_class}", row.cells) if isinstance(row, Row) else ("", row)
         lines.append(f"<tr{name}>{cells(values, 'td')}</tr>")
     return (
         f"<div class='scroll {classes}'><table><thead><tr>{cells(headers, 'th')}</tr></thead>"
@@ -111,17 +121,16 @@ def _options(dossier: Dossier) -> str:
         return ""
     free = ", ".join(dict.fromkeys(f"{b.free_bytes / GIB:.1f} on {b.weighed.offer.gpu.name}" for b in dossier.bars))
     shares = [i for i in range(len(SHARES)) if any(bar.share_bytes[i] for bar in dossier.bars)]
-    cells = [
-        [
-            *(["#chosen"] if mark else []),
+    cells: list[Row | list[str]] = []
+    for bar, name, verdict, mark in rows:
+        row = [
             name,
             *(f"{bar.share_bytes[i] / GIB:.2f}" for i in shares),
             f"{bar.total_bytes / GIB:.2f}",
             f"{bar.weighed.trial.users:,}" if bar.weighed.trial and bar.weighed.serves else "",
             verdict,
         ]
-        for bar, name, verdict, mark in rows
-    ]
+        cells.append(Row("chosen", row) if mark else row)
     return (
         "<section><h2>Options</h2><figure>"
         + svg.legend(shares)
@@ -162,7 +171,7 @@ def _terms(dossier: Dossier) -> str:
     if memory is None:
         return ""
     terms = [*memory.terms]
-    rows = [
+    rows: list[Row | list[str]] = [
         [
             wording.title(t.name),
             f"{t.size_bytes / GIB:.3f}",
@@ -172,7 +181,7 @@ def _terms(dossier: Dossier) -> str:
         ]
         for t in terms
     ]
-    rows.append(["#total", "total when serving", f"{memory.total_bytes / GIB:.3f}", "", "sum of the terms", ""])
+    rows.append(Row("total", ["total when serving", f"{memory.total_bytes / GIB:.3f}", "", "sum of the terms", ""]))
     rows.append(["peak while starting", f"{memory.load_peak_bytes / GIB:.3f}", "", "", ""])
     for term in (memory.staging, memory.transient):
         if term is not None and term.high_bytes:

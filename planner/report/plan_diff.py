@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import UsageError
+from planner.files import reading
+from planner.files.escape import shown
 from planner.units import format_bytes, format_gib
 
 READABLE: Final = {
@@ -17,7 +18,6 @@ READABLE: Final = {
     "lmplan.estimate/1": ("model", "settings", "per_gpu"),
 }
 """The forms of plans, each with keys that a whole one has."""
-MAX_BYTES: Final = 64 * 2**20
 _TEXTS: Final = ("formula", "why", "notes", "evidence", "reasons")
 """Keys whose values only restate others."""
 _NAMES: Final = ("name", "quant_policy", "context_tokens")
@@ -26,24 +26,28 @@ _NAMES: Final = ("name", "quant_policy", "context_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value of the plans that differs; None where one of them lacks it. `where` is the path to it."""
+    """A value of the plans that differs; None where one of them lacks it. `path` leads to it, key by key."""
 
-    where: str
+    path: tuple[str, ...]
     old: Any
     new: Any
 
     @property
+    def where(self) -> str:
+        """The path as people write it."""
+        return shown(".".join(self.path))
+
+    @property
     def is_bytes(self) -> bool:
         """Whether the values count bytes."""
-        last = self.where.rpartition(".")[2]
-        return last == "bytes" or last.endswith("_bytes") or ".bytes." in self.where
+        return self.path[-1].endswith("_bytes") or "bytes" in self.path[1:]
 
     @property
     def is_detail(self) -> bool:
         """Whether it only follows from what else changed: ends of bands, other options, charts, further artefacts."""
-        first, *_, last = self.where.split(".")
-        artefact = ".artefacts." in self.where and last != "api_server"
-        other = ".options." in self.where and last not in ("serves", "verdict")
+        first, *between, last = self.path if len(self.path) > 1 else ("", *self.path)
+        artefact = "artefacts" in between and last != "api_server"
+        other = "options" in between and last not in ("serves", "verdict")
         return first in ("options", "capacity") or last in ("low", "high") or artefact or other
 
     def old_text(self) -> str:
@@ -56,8 +60,7 @@ class Change:
 
     def difference(self) -> str:
         """By how much a number moved; empty for anything else."""
-        numbers = (int, float)
-        if isinstance(self.old, bool) or not isinstance(self.old, numbers) or not isinstance(self.new, numbers):
+        if not _is_number(self.old) or not _is_number(self.new):
             return ""
         step = self.new - self.old
         sign = "+" if step > 0 else "-"
@@ -74,7 +77,11 @@ class Change:
             return "yes" if value else "no"
         if isinstance(value, int):
             return _size(value) if self.is_bytes else f"{value:,}"
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value:g}" if isinstance(value, float) else shown(str(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _size(num_bytes: int) -> str:
@@ -88,26 +95,19 @@ def read_plan(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: not there, not JSON, no plan, or a plan whose form this lmplan does not read.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} has more than {MAX_BYTES} bytes; no plan does")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {str(error)[:120]}") from None
-    schema = value.get("schema") if isinstance(value, dict) else None
+    value = reading.read_object(path, reading.PLAN)
+    schema = value.get("schema")
     if not isinstance(schema, str) or not schema.startswith("lmplan."):
-        raise UsageError(f"{path} is no plan of lmplan", "Plans come from `lmplan report --format json`")
+        raise UsageError(f"{shown(path)} is no plan of lmplan", reading.PLAN.hint)
     if schema not in READABLE:
         raise UsageError(
-            f"{path} has the form {schema}, which this lmplan does not read; it reads {', '.join(READABLE)}",
+            f"{shown(path)} has the form {shown(schema)}, which this lmplan does not read; "
+            f"it reads {', '.join(READABLE)}",
             "Make that plan again with this version: its settings are under `load` and `settings`",
         )
-    assert isinstance(value, dict)
     lacking = [key for key in READABLE[schema] if key not in value]
     if lacking:
-        raise UsageError(f"{path} is no whole {schema}: it lacks {', '.join(lacking)}", "Make that plan again")
+        raise UsageError(f"{shown(path)} is no whole {schema}: it lacks {', '.join(lacking)}", "Make that plan again")
     return value
 
 
@@ -119,20 +119,20 @@ def diff(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """
     if old["schema"] != new["schema"]:
         raise UsageError(f"the plans are of two kinds, {old['schema']} and {new['schema']}")
-    before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
+    before, after = dict(_leaves(old, ())), dict(_leaves(new, ()))
     paths = [*after, *(path for path in before if path not in after)]
     return [Change(p, before.get(p), after.get(p)) for p in paths if before.get(p) != after.get(p)]
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in _TEXTS:
-                yield from _leaves(inner, f"{path}.{key}" if path else key)
+                yield from _leaves(inner, (*path, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{_entry(inner, index)}")
-    elif value is not None:
+            yield from _leaves(inner, (*path, _entry(inner, index)))
+    elif value is not None and path:
         yield path, value
 
 

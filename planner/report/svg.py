@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from html import escape
 
+from planner.files.escape import html as escape
 from planner.report.dossier import SHARES, Bar, Curve
 from planner.units import GIB
 

@@ -84,6 +84,7 @@ def test_what_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
         ("{", "line 1, column 2"),
         ('{"a":\n 1,}', "line 2, column 4"),
         ("[" * 100_000, "nested too deeply"),
+        ("[" * 102 + "]" * 102, "nested too deeply"),
         ('{"a": NaN}', "NaN, which is no number in JSON"),
         ('{"a": -Infinity}', "-Infinity, which is no number"),
         ('{"a": 1e999}', "1e999, which is too large"),
@@ -99,6 +100,8 @@ def test_json_that_nothing_can_be_counted_with(tmp_path: Path, text: str, messag
 
 
 def test_json_numbers_that_can(tmp_path: Path) -> None:
+    (tmp_path / "deep").write_text("[" * 101 + "]" * 101)
+    assert read_json(tmp_path / "deep", CONFIG)
     (tmp_path / "a").write_text(f'{{"a": {2**127}, "b": -1.5e3}}')
     assert read_object(tmp_path / "a", CONFIG) == {"a": 2**127, "b": -1500.0}
 

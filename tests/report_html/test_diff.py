@@ -75,8 +75,8 @@ def test_estimates_and_recommendations_are_compared_too(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is not JSON"),
-        ("[]", "is no plan of lmplan"),
+        ("{", "is not valid JSON"),
+        ("[]", "holds a list; expected an object"),
         ('{"schema": 3}', "is no plan of lmplan"),
         ('{"schema": "lmplan.recommend/1", "model": {}}', "is no whole lmplan.recommend/1: it lacks load, options"),
         ('{"schema": "other/1"}', "is no plan of lmplan"),
@@ -126,9 +126,9 @@ def test_the_ending_decides_the_form(tmp_path: Path) -> None:
 
 
 def test_small_sizes_and_large_numbers_are_readable() -> None:
-    block = Change("kv_cache.block_bytes", 8 * 2**20, 4 * 2**20)
+    block = Change(("kv_cache", "block_bytes"), 8 * 2**20, 4 * 2**20)
     assert (block.old_text(), block.difference()) == ("8.0 MiB", "-4.0 MiB (-50.0%)")
-    assert Change("kv_cache.tokens", 33600, 63936).difference() == "+30,336 (+90.3%)"
+    assert Change(("kv_cache", "tokens"), 33600, 63936).difference() == "+30,336 (+90.3%)"
 
 
 def test_the_schema_is_printed(capsys: Capture) -> None:
