@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from planner.cli.options import load_options, schema_option
-from planner.cli.output import say
-from planner.errors import DoesNotFitError, UsageError
+from planner.cli.output import OutPath, deliver_folder, say
+from planner.errors import DoesNotFitError
 
 
 @click.command("recommend")
@@ -18,13 +18,14 @@ from planner.errors import DoesNotFitError, UsageError
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 @click.option(
     "--write",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutPath(),
     metavar="FOLDER",
     help="Write every launch artefact of the plan into a folder.",
 )
+@click.option("--force", is_flag=True, help="With --write: replace files that are there already.")
 @schema_option("recommend-1.schema.json")
 def recommend_command(
-    model: str, gpu: tuple[str, ...], form: str, limits: bool, write: Path | None, **wishes: Any
+    model: str, gpu: tuple[str, ...], form: str, limits: bool, write: Path | None, force: bool, **wishes: Any
 ) -> int:
     """Recommend settings for a load: weights, KV bits, GPUs, ratio and lengths, with the reasons.
 
@@ -53,17 +54,7 @@ def recommend_command(
         else:
             say(decision_table.render(advice), nl=False)
     if write is not None:
-        _write(write, advice.artefacts())
+        deliver_folder({each.file: each.text for each in advice.artefacts()}, write, force)
     # How far every option goes is an answer by itself, as long as one of them holds a single user.
     serves = advice.decision.serves or any(each.users is not None and each.users.value for each in advice.limits)
     return 0 if serves else DoesNotFitError.exit_code
-
-
-def _write(folder: Path, files: tuple[Any, ...]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            (folder / file.file).write_text(file.text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
-    say(f"wrote {', '.join(file.file for file in files)} to {folder}", err=True)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from planner.cli.options import form_by_ending, load_options, schema_option
-from planner.cli.output import say
+from planner.cli.output import check_output, deliver, output_options
 from planner.errors import DoesNotFitError, UsageError
 from planner.files.escape import html as escape
 
@@ -25,7 +25,7 @@ _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
     type=click.Choice(["html", "markdown", "json"]),
     help="[default: by the ending of --output, else html]",
 )
-@click.option("--output", "-o", type=_PATH, metavar="FILE", help="Where to write it.  [default: standard output]")
+@output_options
 @schema_option("report-1.schema.json")
 @click.option("--diff", "plans", nargs=2, type=_PATH, metavar="OLD NEW", help="What changed between two plans (JSON).")
 def report_command(
@@ -33,6 +33,7 @@ def report_command(
     gpu: tuple[str, ...],
     form: str | None,
     output: Path | None,
+    force: bool,
     plans: tuple[Path, Path] | None,
     **wishes: Any,
 ) -> int:
@@ -44,6 +45,7 @@ def report_command(
     lmplan report --model internlm2_5-7b --gpu a10 --concurrency 16 -o plan.html
     lmplan report --diff old.json new.json
     """
+    check_output(output, force)
     if plans:
         if model or gpu:
             raise UsageError("--diff compares two plans that are there", "Leave --model and --gpu out")
@@ -53,14 +55,7 @@ def report_command(
         if not model or not gpu:
             raise UsageError("--model and --gpu are needed", "Or --diff OLD NEW for two plans")
         text, code = _report(model, gpu, form or form_by_ending(output, _ENDINGS, "html"), wishes)
-    if output is None:
-        say(text, nl=False)
-        return code
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror}") from None
-    say(f"wrote {output}", err=True)
+    deliver(text, output, force)
     return code
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from planner.cli.options import form_by_ending, schema_option
-from planner.cli.output import say
-from planner.errors import DoesNotFitError, UsageError
+from planner.cli.output import check_output, deliver, output_options
+from planner.errors import DoesNotFitError
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html", ".txt": "table"}
 
@@ -21,15 +21,9 @@ _ENDINGS = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html", ".t
     type=click.Choice(["table", "csv", "json", "html"]),
     help="[default: by the ending of --output, else table]",
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Where to write it.  [default: standard output]",
-)
+@output_options
 @schema_option("sweep-1.schema.json")
-def sweep_command(fleet: Path, form: str | None, output: Path | None) -> int:
+def sweep_command(fleet: Path, form: str | None, output: Path | None, force: bool) -> int:
     """Plan many models on many GPUs: FLEET is a YAML file of workloads and machines.
 
     Exits with 3 when a model finds no GPU; the plan is printed all the same. docs/fleets.md describes the file.
@@ -44,6 +38,7 @@ def sweep_command(fleet: Path, form: str | None, output: Path | None) -> int:
     from planner.report.dossier import today
 
     form = form or form_by_ending(output, _ENDINGS, "table")
+    check_output(output, force)
     found = sweep(read_fleet(fleet))
     if form == "html":
         text = fleet_forms.render_html(found, fleet.stem, today())
@@ -54,12 +49,5 @@ def sweep_command(fleet: Path, form: str | None, output: Path | None) -> int:
             "json": fleet_forms.render_json,
         }[form]
         text = render(found)
-    if output is None:
-        say(text, nl=False)
-    else:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"cannot write {output}: {error.strerror}") from None
-        say(f"wrote {output}", err=True)
+    deliver(text, output, force)
     return DoesNotFitError.exit_code if found.unplaced else 0

@@ -22,6 +22,8 @@ from planner.files.escape import shown
 
 STDOUT: Final = "-"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NAMES: Final = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+"""What the system says of a name that cannot be, whatever the machine."""
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """File systems without hard links say one of these."""
 
@@ -115,7 +117,7 @@ def check_place(path: Path, *, force: bool = False) -> None:
         if path.is_dir():
             raise UsageError(f"{shown(path)} is a folder; expected a name for a file")
         if not os.path.lexists(path.parent):
-            raise UsageError(f"the folder {shown(path.parent)} does not exist", "Make it first")
+            raise UsageError(f"cannot write {shown(path)}: the folder {shown(path.parent)} does not exist")
         if not os.path.lexists(path):
             return
         if _is_stream(path):
@@ -186,5 +188,10 @@ def _problems(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        message = f"cannot write {shown(path)}: {error.strerror or error}"
+        if error.errno in _NAMES:
+            raise UsageError(message) from None
         hint = "Free disk space, or write elsewhere" if error.errno in _FULL else ""
-        raise EnvironmentProblem(f"cannot write {shown(path)}: {error.strerror or error}", hint) from None
+        raise EnvironmentProblem(message, hint) from None
+    except ValueError:  # a NUL in the name
+        raise UsageError(f"cannot write {shown(path)}: no such name can exist") from None
