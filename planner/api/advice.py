@@ -11,6 +11,7 @@ from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import served_name
 from planner.artefacts.quantize import needs_published
 from planner.errors import UsageError
+from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
@@ -53,9 +54,14 @@ class Advice:
         """What was noticed on the way."""
         chosen = self.decision.chosen
         if chosen is None:
-            return self.source.notes
+            return (*self.source.notes, *calibration.problems())
         missing = needs_published(Deployed(chosen.memory, self.model_argument, self.load))
-        return (*self.source.notes, *chosen.trial.settings.notes, *((missing,) if missing else ()))
+        return (
+            *self.source.notes,
+            *chosen.trial.settings.notes,
+            *((missing,) if missing else ()),
+            *calibration.problems(),
+        )
 
     def artefacts(self) -> tuple[Artefact, ...]:
         """Everything that starts the chosen plan; empty without one."""

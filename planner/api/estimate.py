@@ -9,6 +9,7 @@ from planner.artefacts.launch import api_server_command, served_name
 from planner.engine.base import Deployment
 from planner.errors import UsageError
 from planner.footprint import MemoryEstimate, estimate_memory
+from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Wishes, decide
@@ -123,7 +124,7 @@ def estimate(
         checkpoint_bytes=checkpoint_bytes,
         recommendation=recommend(memory, wishes, context_tokens),
         context_tokens=context_tokens,
-        notes=(*source.notes, *settings.notes, *notes),
+        notes=(*source.notes, *settings.notes, *notes, *calibration.problems()),
     )
 
 

@@ -95,7 +95,7 @@ def locked(path: Path) -> Iterator[None]:
     with _problems(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(
-            path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -67,7 +67,7 @@ def test_again_replaces_and_reset_forgets(lmplan, engine, tmp_path):
         assert lmplan("calibrate").returncode == 0
         hosts = json.loads(file.read_text())["hosts"]
         assert [entry["kernel_code_bytes"] for entry in hosts] == [CODE_BYTES + extra]
-        assert [path.name for path in file.parent.iterdir()] == ["hosts.json"]
+        assert sorted(path.name for path in file.parent.iterdir()) == [".hosts.json.lock", "hosts.json"]
     assert lmplan("calibrate", "--reset").stdout == "forgotten\n"
     assert lmplan("calibrate", "--reset").stdout == "there was nothing to forget\n"
     assert "calibrated here" not in estimate_text(lmplan)
@@ -109,14 +109,14 @@ def test_what_nccl_holds(lmplan, engine, tmp_path, monkeypatch):
         '{"schema": "lmplan.hosts/1", "hosts": [{"product": "NVIDIA H200"}]}', "\xff",
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_refused_and_reset_removes_it(lmplan, tmp_path, text):
+def test_a_file_that_cannot_be_read_is_named_and_the_shipped_figures_stand_in(lmplan, tmp_path, text):
     file = tmp_path / "config" / "hosts.json"
     file.parent.mkdir()
     file.write_text(text, encoding="latin-1")
     done = lmplan("estimate", "--model", "qwen2.5-0.5b", "--gpu", "h200")
-    assert done.returncode == 2, done.stderr
-    assert "hosts.json" in done.stderr and "lmplan calibrate --reset removes it" in done.stderr
-    assert lmplan("calibrate").returncode == 2
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "hosts.json" in told and "the shipped figures stand in" in told and "`lmplan calibrate --reset`" in told
     assert lmplan("calibrate", "--reset").returncode == 0
     assert lmplan("estimate", "--model", "qwen2.5-0.5b", "--gpu", "h200").returncode == 0
 
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_refused_and_reset_removes_it(lmplan, tmp_
 @pytest.mark.parametrize(
     ("field", "value"), [("kernel_code_bytes", "many"), ("cuda_context_bytes", -1), ("runs", None)]
 )
-def test_fields_of_another_kind_are_refused(lmplan, engine, tmp_path, field: str, value: object):
+def test_an_entry_with_fields_of_another_kind_is_left_out(lmplan, engine, tmp_path, field: str, value: object):
     engine(**extra_behaviour(0))
     assert lmplan("calibrate").returncode == 0
     file = tmp_path / "config" / "hosts.json"
@@ -132,8 +132,8 @@ def test_fields_of_another_kind_are_refused(lmplan, engine, tmp_path, field: str
     stored["hosts"][0][field] = value
     file.write_text(json.dumps(stored))
     done = lmplan("estimate", "--model", "qwen2.5-0.5b", "--gpu", "h200")
-    assert done.returncode == 2
-    assert f"{field} is " in done.stderr
+    assert done.returncode == 0
+    assert f"hosts.json: entry 1: {field} is " in " ".join(done.stdout.split())
 
 
 def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
