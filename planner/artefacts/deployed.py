@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.artefacts.launch import model_argument, needs_remote_code
-from planner.data import read_toml
 from planner.footprint import MemoryEstimate
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
-from planner.lmdeploy.versions import default_max_batch_size, has_option
+from planner.lmdeploy.versions import cli, default_max_batch_size, has_option
 from planner.request import Load
 
 
@@ -85,6 +84,11 @@ def default_session_len(memory: MemoryEstimate) -> int:
     return memory.deployment.spec.text.max_position_embeddings + extra
 
 
+def server_host() -> str:
+    """The address that `lmdeploy serve api_server` listens at."""
+    return cli().api_server_host
+
+
 def server_port() -> int:
     """The port of `lmdeploy serve api_server`."""
-    return int(read_toml("lmdeploy.toml")["cli"]["api_server_port"])
+    return cli().api_server_port

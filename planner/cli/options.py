@@ -11,6 +11,7 @@ import click
 from planner.cli.output import say
 from planner.data import ROOT
 from planner.errors import UsageError
+from planner.kinds import EngineName, WeightsChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,14 +19,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def deployment_options(command: Command) -> Command:
     """Engine, version, weights, KV cache, tensor parallelism and lengths."""
     options = (
-        click.option(
-            "--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy would take."
-        ),
+        click.option("--engine", type=click.Choice(EngineName.words()), help="Default: what LMDeploy would take."),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
         click.option(
             "--weights",
-            type=click.Choice(["as-is", "w4a16", "fp8"]),
-            default="as-is",
+            type=click.Choice(WeightsChoice.words()),
+            default=str(WeightsChoice.AS_IS),
             show_default=True,
             help="Serve the checkpoint as it is, or its 4-bit AWQ or blocked fp8 form.",
         ),
@@ -93,7 +92,7 @@ def load_options(*, required: bool = True) -> Callable[[Command], Command]:
             help="GPUs of a kind that are there: quality comes before their number.  [default: the fewest that serve]",
         ),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
-        click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy takes."),
+        click.option("--engine", type=click.Choice(EngineName.words()), help="Default: what LMDeploy takes."),
         click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
         click.option(
             "--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192, or the model's most]"

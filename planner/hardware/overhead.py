@@ -8,6 +8,7 @@ from typing import Any
 from planner.data import read_toml
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu
+from planner.kinds import EngineName
 from planner.memory.terms import Evidence, Term
 from planner.units import format_bytes
 
@@ -28,7 +29,7 @@ class Host:
     first_request_bytes: int
 
 
-def find_host(gpu: Gpu, engine: str, lmdeploy: str) -> Host:
+def find_host(gpu: Gpu, engine: EngineName, lmdeploy: str) -> Host:
     """What was calibrated on this host for `gpu`, or measured for its product, or assumed after the nearest one."""
     own = _calibrated(gpu, engine, lmdeploy)
     if own is not None:
@@ -50,7 +51,7 @@ def turbomind_modules_bytes() -> int:
     return int(read_toml("host.toml")["modules"]["turbomind_bytes"])
 
 
-def _calibrated(gpu: Gpu, engine: str, lmdeploy: str) -> dict[str, Any] | None:
+def _calibrated(gpu: Gpu, engine: EngineName, lmdeploy: str) -> dict[str, Any] | None:
     if not gpu.product or gpu.slice_of:
         return None
     return calibration.find(gpu.product, engine, lmdeploy)
@@ -105,7 +106,7 @@ def _assumed(nearest: dict[str, Any], assumed: dict[str, Any]) -> Host:
     return Host(context, code, nearest["late_code_bytes"], nearest["first_request_bytes"])
 
 
-def communicator(tp: int, gpu: Gpu, engine: str, lmdeploy: str) -> tuple[Term, Term] | None:
+def communicator(tp: int, gpu: Gpu, engine: EngineName, lmdeploy: str) -> tuple[Term, Term] | None:
     """NCCL's buffers on one GPU, at start and after the first exchange; None without tensor parallelism."""
     if tp == 1:
         return None

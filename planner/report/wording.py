@@ -82,10 +82,9 @@ def gpu_line(plan: Plan) -> str:
         else f", {format_gib(gpu.memory_total_bytes)}"
     )
     tp = f", {settings.tp} of them" if settings.tp > 1 else ""
-    engine = "TurboMind" if settings.engine == "turbomind" else "PyTorch engine"
     return (
         f"{gpu.name} (compute capability {gpu.compute_capability / 10}{part}{free}{tp}), "
-        f"{engine} of LMDeploy {settings.lmdeploy.version}"
+        f"{settings.engine.heading} of LMDeploy {settings.lmdeploy.version}"
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from planner.engine.turbomind.formats import PARAM_BYTES, SM90_PARAM_BYTES
+from planner.engine.turbomind.formats import packed_param_bytes
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES, aligned, reserved
 from planner.memory.terms import Evidence, Term
@@ -114,13 +114,13 @@ def conversion_leftover(
             return None
         if moves_weights(quantization, capability):
             return _transposed(shapes, 1, room.used_bytes)
-        return _packed(shapes, group_size if quantization.bits == 4 else 0, room, traced=capability == 90)
+        return _packed(shapes, group_size if quantization.bits == 4 else 0, room, capability, traced=capability == 90)
     experts = [shape for shape in shapes if shape.what.startswith("expert")]
     if not experts or capability // 10 in (10, 11):
         return None  # dense 16-bit linears stay as they are; so do experts where cuBLAS multiplies them
     if moves_weights(quantization, capability):
         return _transposed(experts, _HALF_BYTES, room.used_bytes)
-    return _packed(experts, 0, room, traced=False)
+    return _packed(experts, 0, room, capability, traced=False)
 
 
 def moves_weights(quantization: Quantization | None, capability: int) -> bool:
@@ -128,7 +128,7 @@ def moves_weights(quantization: Quantization | None, capability: int) -> bool:
     return capability == 90 and (quantization is None or quantization.method == "fp8")
 
 
-def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: bool) -> Leftover:
+def _packed(shapes: list[LinearShape], group_size: int, room: Room, capability: int, *, traced: bool) -> Leftover:
     """Packing takes two temporaries of two bytes a weight, then room for scales and zeros in one; theirs are freed.
 
     On a GPU that nobody traced the low end is one temporary of gate and up alone: layouts that keep the order of the
@@ -137,7 +137,7 @@ def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: b
     layer = _layer(shapes, group_size)
     num_layers = max(shape.count for shape in shapes) // max(_repeats(shape, shapes) for shape in shapes)
     num_layers = max(min(num_layers, _MOST_LINEARS // len(layer)), 1)
-    param_bytes = SM90_PARAM_BYTES if traced else PARAM_BYTES
+    param_bytes = packed_param_bytes(capability)
     runs = [
         _replay(layer, num_layers, room, param_bytes, call_us, catches_up=catches_up)
         for call_us, catches_up in ((_CALL_US, True), (_CALL_US, False), *((us, True) for us in _SLOW_CALLS_US))

@@ -14,10 +14,12 @@ from planner.engine.memo import once_per_weights
 from planner.engine.turbomind import forward, warmup
 from planner.engine.turbomind.batch import batch_buffers
 from planner.engine.turbomind.conversion import Leftover, Room, conversion_leftover
-from planner.engine.turbomind.formats import SM90_INT4_GROUP, Format
+from planner.engine.turbomind.formats import Format
 from planner.engine.turbomind.loading import staging_bytes
 from planner.hardware import overhead
+from planner.kinds import EngineName, assert_never
 from planner.lmdeploy.versions import native_vision, turbomind_rules
+from planner.lmdeploy.words import FusedSilu, IntermediatePadding
 from planner.memory import kv_cache, weights
 from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
@@ -52,7 +54,7 @@ class Turbomind:
             vocab_multiple=self.rules.vocab_multiple,
             intermediate_multiple=self._intermediate_multiple(),
         )
-        self.host = overhead.find_host(deployment.gpu, "turbomind", self.settings.lmdeploy.version)
+        self.host = overhead.find_host(deployment.gpu, EngineName.TURBOMIND, self.settings.lmdeploy.version)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, tp)
 
@@ -64,10 +66,17 @@ class Turbomind:
 
     def _intermediate_multiple(self) -> int:
         """Padding of an MLP's intermediate size; 1 for none."""
-        if self.rules.intermediate_padding == "none":
-            return 1
-        if self.rules.intermediate_padding == "group_tp_only" and self.settings.tp == 1:
-            return 1
+        padding = self.rules.intermediate_padding
+        match padding:
+            case IntermediatePadding.NONE:
+                return 1
+            case IntermediatePadding.GROUP_TP_ONLY:
+                if self.settings.tp == 1:
+                    return 1
+            case IntermediatePadding.GROUP | IntermediatePadding.PLAN:
+                pass
+            case _:
+                assert_never(padding)
         group = self.rules.dense_group
         if self.quantization is not None:
             group = max(group, self.quantization.group_size)
@@ -116,7 +125,7 @@ class Turbomind:
     @property
     def _workspace_first(self) -> bool:
         """Whether the GEMM workspace is there when free memory is read."""
-        return self.rules.free_sampled == "after_weights_and_gemm_workspace"
+        return self.rules.free_sampled.behind_workspace
 
     def _workspace_growth(self) -> int:
         """What the GEMM workspace adds to the weights' pool."""
@@ -124,7 +133,9 @@ class Turbomind:
         return reserved(used + aligned(self.rules.gemm_workspace_bytes)) - reserved(used)
 
     def _communicator(self) -> tuple[Term, Term] | None:
-        return overhead.communicator(self.settings.tp, self.deployment.gpu, "turbomind", self.settings.lmdeploy.version)
+        return overhead.communicator(
+            self.settings.tp, self.deployment.gpu, EngineName.TURBOMIND, self.settings.lmdeploy.version
+        )
 
     @once_per_weights
     def weights_bytes(self) -> tuple[int, int]:
@@ -161,8 +172,8 @@ class Turbomind:
         if self.quantization is None:
             return None
         capability, group_size = self.deployment.gpu.compute_capability, self.quantization.group_size
-        if capability == 90 and self.rules.intermediate_padding == "plan":
-            group_size = min(group_size, SM90_INT4_GROUP)
+        if capability == 90 and self.rules.int4_sm90_group:
+            group_size = min(group_size, self.rules.int4_sm90_group)
         native_fp8 = self.quantization.method == "fp8" and capability == self.rules.fp8_native_sm
         return Format(self.quantization, group_size, native_fp8)
 
@@ -358,9 +369,15 @@ class Turbomind:
         rule, capability = self.rules.fused_silu, self.deployment.gpu.compute_capability
         if self.quantization is None:
             # cuBLAS multiplies experts from 10.0 on (`builders/ffn.py`, _should_fuse_silu, 0.15.0 and 0.16.0).
-            dense = rule == "bf16_sm90" and capability == 90 and self.settings.dtype is DType.BF16
+            dense = rule is FusedSilu.BF16_SM90 and capability == 90 and self.settings.dtype is DType.BF16
             return dense, capability < 100
-        fused = not (rule == "int4_or_fp8_weights" and self._native_fp8)
+        match rule:
+            case FusedSilu.INT4_OR_FP8_WEIGHTS:
+                fused = not self._native_fp8
+            case FusedSilu.BF16_SM90 | FusedSilu.QUANTIZED:
+                fused = True
+            case _:
+                assert_never(rule)
         return fused, fused
 
     @cached_property
