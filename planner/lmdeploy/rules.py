@@ -172,4 +172,5 @@ class Cli(NamedTuple):
     """What is the same in every version."""
 
     api_server_host: str
+    flexible_spelling: str
     api_server_port: int

@@ -169,6 +169,13 @@ def since(name: str) -> str:
     return str(span(option.api_server[0])[0])
 
 
+def spelled(typed: str, version: Version) -> str:
+    """The name of an option that was typed as the parser of `version` takes it."""
+    if not holds(cli().flexible_spelling, version):
+        return typed
+    return typed.partition(".")[0].replace("_", "-")
+
+
 def options(version: Version) -> tuple[str, ...]:
     """The options that `lmdeploy serve api_server` of `version` knows."""
     return tuple(name for name in _options() if has_option(name, version))

@@ -1,7 +1,7 @@
 """The words of `planner/data/lmdeploy.toml`: what a rule may say, and what of it other code has to know.
 
-The file explains each. Where a rule decides, it is taken apart here or in the engine so that the type checker names every
-place that a new word has to enter.
+The file explains each. Where a rule decides, it is taken apart here or in the engine so that the type checker names
+every place that a new word has to enter.
 """
 
 from __future__ import annotations
