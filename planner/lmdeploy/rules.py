@@ -7,6 +7,7 @@ start makes them in a tenth of the time.
 
 from typing import NamedTuple
 
+from planner.kinds import EngineName
 from planner.lmdeploy.words import (
     AttentionWorkspace,
     BatchBuffers,
@@ -24,6 +25,7 @@ from planner.lmdeploy.words import (
     ModelFormat,
     RatioRange,
     RemoteCode,
+    Subject,
     Takes,
     WarmUp,
 )
@@ -174,3 +176,21 @@ class Cli(NamedTuple):
     api_server_host: str
     flexible_spelling: str
     api_server_port: int
+
+
+class Trace(NamedTuple):
+    """A trace of every allocation of a start (`planner/data/evidence.toml`)."""
+
+    product: str
+    compute_capability: int
+    lmdeploy: str
+    engine: EngineName
+    subjects: tuple[Subject, ...]
+
+
+class Said(NamedTuple):
+    """What is said of a subject; without `elsewhere` it is the same on every compute capability."""
+
+    what: str = ""
+    remark: str = ""
+    elsewhere: str = ""

@@ -233,3 +233,13 @@ class Takes(Word):
     NONE = "none"
     ONE = "one"
     MANY = "many"
+
+
+class Subject(Word):
+    """What was traced (`planner/data/evidence.toml`)."""
+
+    POOLS = "pools"
+    FORWARD = "forward"
+    PACKING = "packing"
+    MOVING = "moving"
+    PACKED_COPY = "packed_copy"

@@ -13,7 +13,9 @@ from planner.engine.pytorch.packed_copy import packed_bytes
 from planner.engine.turbomind.formats import packed_param_bytes
 from planner.hardware import overhead
 from planner.kinds import EngineName
+from planner.lmdeploy.evidence import traced
 from planner.lmdeploy.versions import pytorch_rules, turbomind_rules
+from planner.lmdeploy.words import Subject
 from planner.memory import weights
 from planner.memory.kv_cache import kv_heads_per_rank
 from planner.memory.terms import Evidence, KvCache, Term, exact
@@ -95,7 +97,7 @@ class PytorchEngine:
         if self.quantization is None or self.quantization.method != "awq":
             return None
         capability = self.deployment.gpu.compute_capability
-        traced = capability == 90
+        evidence = traced(Subject.PACKED_COPY, EngineName.PYTORCH, self.settings.lmdeploy.rules, capability)
         # TurboMind's kernels of the same version.
         sm90_group = turbomind_rules(self.settings.lmdeploy.rules).int4_sm90_group
         group_size = sm90_group if sm90_group and capability == 90 else self.quantization.group_size
@@ -105,9 +107,9 @@ class PytorchEngine:
         return Term(
             "packed_copy",
             copy + code,
-            copy + code if traced else 0,
+            0 if evidence.kind == "assumed" else copy + code,
             copy + code,
-            Evidence("formula", "traced on H200, 0.18.0") if traced else Evidence("assumed", "as on NVIDIA H200"),
+            evidence,
             f"packed linears with their scales {format_bytes(copy)} in pages of 32 MiB + kernels {format_bytes(code)}",
             "TurboMind's packed copy of the 4-bit linears",
         )
@@ -195,7 +197,7 @@ class PytorchEngine:
         """CUDA graphs with their block tables; activations come with load."""
         sizes = self.capture_sizes()
         tables = sum(self.rules.block_table_element_bytes * size * kv.blocks for size in sizes)
-        size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code_bytes
+        size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code.size_bytes
         widest = max(
             g.mlp.intermediate_size if isinstance(g.mlp, DenseMlp) else g.mlp.expert_intermediate_size
             for g in self.text.layer_groups
@@ -212,7 +214,7 @@ class PytorchEngine:
                 size,
                 size + self.host.first_request_bytes + self.kv_reserve_bytes() + step + sampling,
                 self.host.kernel_code.evidence,
-                f"{format_bytes(self.host.late_code_bytes)} of graphs and kernels + block tables of {len(sizes)} "
+                f"{format_bytes(self.host.late_code.size_bytes)} of graphs and kernels + block tables of {len(sizes)} "
                 f"captured batch sizes x {kv.blocks} blocks x 4",
                 "captured graphs; activations and logits under load at the high end",
             ),

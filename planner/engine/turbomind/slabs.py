@@ -18,8 +18,9 @@ from planner.engine.turbomind.formats import Format
 from planner.engine.turbomind.loading import staging_bytes
 from planner.hardware import overhead
 from planner.kinds import EngineName, assert_never
+from planner.lmdeploy.evidence import traced
 from planner.lmdeploy.versions import native_vision, turbomind_rules
-from planner.lmdeploy.words import FusedSilu, IntermediatePadding
+from planner.lmdeploy.words import FusedSilu, IntermediatePadding, Subject
 from planner.memory import kv_cache, weights
 from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
@@ -33,7 +34,6 @@ _RANDOM_STATE_BYTES = 2 * MIB
 _ASSUMED_L2_BYTES = 50 * MIB
 _MAX_L2_BYTES = 130 * MIB
 """For a GPU whose L2 cache is not known: the catalog's cards have 2 to 128 MiB, an H100 50."""
-_TRACED = Evidence("formula", "traced on H200, 0.18.0")
 
 
 class Turbomind:
@@ -103,7 +103,7 @@ class Turbomind:
                 pool_bytes - text_bytes - vision_bytes,
                 "weights aligned to 512 bytes and their pool to pages of 32 MiB",
                 "ends of allocations and of the pool's last page",
-                _TRACED,
+                self._traced(Subject.POOLS),
             )
         )
         if self._workspace_first:
@@ -121,6 +121,11 @@ class Turbomind:
         if nccl is not None:
             terms.append(nccl[0])
         return tuple(terms)
+
+    def _traced(self, subject: Subject) -> Evidence:
+        """Where a formula of this engine was traced."""
+        version, capability = self.settings.lmdeploy.rules, self.deployment.gpu.compute_capability
+        return traced(subject, EngineName.TURBOMIND, version, capability)
 
     @property
     def _workspace_first(self) -> bool:
@@ -192,6 +197,7 @@ class Turbomind:
             kept.group_size if kept else 0,
             Room(self._pool_used_bytes(), head.aligned_bytes),
             self.deployment.gpu.compute_capability,
+            self._traced,
         )
 
     # --- the KV cache --------------------------------------------------------------------------------------------
@@ -226,17 +232,11 @@ class Turbomind:
                 f"buffers for batch {self.settings.max_batch_size}, session {self.settings.session_len} tokens, "
                 f"step {self.max_step_tokens} tokens: {format_bytes(buffers)}, with the KV region in pages of 32 MiB",
                 "token ids, block tables, sampling and attention workspace",
-                _TRACED,
+                self._traced(Subject.POOLS),
             ),
             self._gemm_workspace(),
             self._forward_buffers(kv),
-            exact(
-                "late_code",
-                self.host.late_code_bytes,
-                format_bytes(self.host.late_code_bytes),
-                "kernels loaded while warming up",
-                self.host.kernel_code.evidence,
-            ),
+            self.host.late_code,
         ]
         if self.settings.tp > 1:
             nccl = self._communicator()
@@ -287,7 +287,7 @@ class Turbomind:
         l2_bytes = self.deployment.gpu.l2_cache_bytes
         flush_bytes = _ASSUMED_L2_BYTES if l2_bytes is None else l2_bytes
         size, low, high = (grown + flush_bytes + _RANDOM_STATE_BYTES for grown in kept)
-        evidence = _TRACED
+        evidence = self._traced(Subject.POOLS)
         if l2_bytes is None:
             low, high = low - flush_bytes, high - flush_bytes + _MAX_L2_BYTES
             evidence = Evidence("assumed", "the L2 cache of this GPU is not known")
@@ -315,7 +315,7 @@ class Turbomind:
             size,
             reserved(forward.least_bytes(self.text, self._step(tokens, 0), self._padded)),
             high,
-            Evidence("formula", "traced on H200, 0.18.0; the high end is a full step and full sampling"),
+            self._traced(Subject.FORWARD),
             forward.formula(parts),
             f"activations of the longest warm-up request, {tokens} tokens",
         )
@@ -407,7 +407,7 @@ class Turbomind:
             size,
             "embedding + output head as read and transposed, or a layer's tensors where those are larger",
             "tensors on their way into the engine",
-            _TRACED,
+            self._traced(Subject.POOLS),
         )
 
     def _weights_formula(self, size: int) -> str:
