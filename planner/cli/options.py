@@ -40,7 +40,8 @@ def deployment_options(command: Command) -> Command:
             "--cache-max-entry-count",
             type=float,
             metavar="RATIO",
-            help="Share of the memory free after loading that the KV cache takes.  [default: 0.8]",
+            help="Share of the memory free after loading that the KV cache takes, or from 1 on its number of blocks in "
+            "the versions that count them (0.4.0, 0.10 to 0.14).  [default: 0.8]",
         ),
         click.option("--tp", type=int, default=1, show_default=True, help="GPUs that share the model."),
         click.option("--session-len", type=int, metavar="TOKENS", help="Default: the model's maximum."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from packaging.version import Version
 
@@ -13,6 +13,9 @@ from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import KvReplication, RatioRange
 from planner.model.spec import ModelSpec, MoeMlp, Quantization
+
+MAX_KV_BLOCKS: Final = 2**24
+"""The largest number up to which the engine's float tells all whole numbers apart."""
 
 
 class Limits(NamedTuple):
@@ -60,11 +63,11 @@ def ratio(limits: Limits, lmdeploy: LmdeployVersion, value: float | None) -> flo
                 "It is the share of the memory that is free after loading, not of the whole card",
             )
         case RatioRange.SHARE_OR_BLOCKS:
-            if value >= 1 and value.is_integer():
-                return value
+            if 1 <= value <= MAX_KV_BLOCKS and value == int(value):
+                return float(value)
             raise UsageError(
-                f"--cache-max-entry-count is {value:g}; expected a share between 0 and 1, such as 0.8, or a whole "
-                "number of blocks",
+                f"--cache-max-entry-count is {value:.10g}; expected a share between 0 and 1, such as 0.8, or a number "
+                f"of blocks, 1 to {MAX_KV_BLOCKS}",
                 "The share is of the memory that is free after loading, not of the whole card",
             )
         case _:

@@ -57,6 +57,11 @@ class Settings:
     max_prefill_token_num: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def num_kv_blocks(self) -> int | None:
+        """The blocks that `cache_max_entry_count` asks for, None where it is a share."""
+        return None if self.cache_max_entry_count < 1 else int(self.cache_max_entry_count)
+
 
 def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes) -> Settings:
     """Fill in the defaults and refuse what LMDeploy would refuse.

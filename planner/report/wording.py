@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from planner.api.estimate import Plan
 from planner.evidence import bands
+from planner.lmdeploy.options import value_word
 from planner.memory.terms import Evidence
 from planner.units import MIB, format_gib
 
@@ -92,7 +93,7 @@ def settings_line(plan: Plan) -> str:
     """The settings, as LMDeploy calls them."""
     settings = plan.memory.deployment.settings
     return (
-        f"cache_max_entry_count {settings.cache_max_entry_count:g}, quant_policy {settings.quant_policy}, "
+        f"cache_max_entry_count {value_word(settings.cache_max_entry_count)}, quant_policy {settings.quant_policy}, "
         f"tp {settings.tp}, session_len {settings.session_len}, max_batch_size {settings.max_batch_size}, "
         f"max_prefill_token_num {settings.max_prefill_token_num}"
     )

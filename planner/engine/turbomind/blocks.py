@@ -89,15 +89,17 @@ class TurbomindBlocks(Turbomind):
         return None
 
     def kv_cache(self, free_bytes: int) -> KvCache:
-        """Whole blocks of the ratio's share of free memory, in one allocation."""
+        """Whole blocks of the ratio's share of free memory, or as many as were asked for, in one allocation."""
         settings, rules = self.settings, self.rules
-        share = kv_cache.share_of(free_bytes, settings.cache_max_entry_count)
         heads_tp = rules.kv_heads_in_block.ranks(settings.tp)
         block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
-        blocks = share // block
-        formula = (
-            f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks; a block is "
-            + kv_cache.block_formula(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        blocks = settings.num_kv_blocks
+        how = f"{blocks} blocks as asked"
+        if blocks is None:
+            blocks = kv_cache.share_of(free_bytes, settings.cache_max_entry_count) // block
+            how = f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks"
+        formula = f"{how}; a block is " + kv_cache.block_formula(
+            self.text, settings.quant_policy, rules.block_tokens, heads_tp
         )
         return KvCache(blocks * block, rules.block_tokens, block, blocks, blocks * rules.block_tokens, formula)
 
