@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from planner.hardware.gpu import Gpu
+from planner.kinds import WeightsChoice
 from planner.lmdeploy.settings import Settings
 from planner.memory.terms import KvCache
 from planner.model.spec import ModelSpec
@@ -13,16 +14,16 @@ from planner.model.spec import ModelSpec
 if TYPE_CHECKING:
     from planner.advise.throughput import Speed
 
-QUALITY_ORDER: Final[tuple[tuple[str, int], ...]] = (
-    ("as-is", 0),
-    ("as-is", 8),
-    ("fp8", 0),
-    ("fp8", 8),
-    ("w4a16", 0),
-    ("w4a16", 8),
-    ("as-is", 4),
-    ("fp8", 4),
-    ("w4a16", 4),
+QUALITY_ORDER: Final[tuple[tuple[WeightsChoice, int], ...]] = (
+    (WeightsChoice.AS_IS, 0),
+    (WeightsChoice.AS_IS, 8),
+    (WeightsChoice.FP8, 0),
+    (WeightsChoice.FP8, 8),
+    (WeightsChoice.W4A16, 0),
+    (WeightsChoice.W4A16, 8),
+    (WeightsChoice.AS_IS, 4),
+    (WeightsChoice.FP8, 4),
+    (WeightsChoice.W4A16, 4),
 )
 """Weights and quant_policy, least loss of quality first: 8-bit KV costs next to nothing, fp8 weights hardly more, 4-bit
 weights a little, 4-bit KV more (LMDeploy's docs, `quantization/kv_quant.md` and `w4a16.md`, with their evaluations)."""
@@ -59,7 +60,7 @@ class Option:
     """What costs quality or money: GPUs, weights, KV bits."""
 
     tp: int
-    weights: str
+    weights: WeightsChoice
     quant_policy: int
 
     @property
@@ -113,8 +114,8 @@ def options_of(spec: ModelSpec, offer: Offer) -> tuple[Option, ...]:
     """Every option of an offer, in order of preference."""
     quality = QUALITY_ORDER
     if spec.quantization is not None:
-        quality = tuple(entry for entry in quality if entry[0] == "as-is")
+        quality = tuple(entry for entry in quality if entry[0] is WeightsChoice.AS_IS)
     elif offer.gpu.compute_capability < MIN_FP8_CAPABILITY:
-        quality = tuple(entry for entry in quality if entry[0] != "fp8")
+        quality = tuple(entry for entry in quality if entry[0] is not WeightsChoice.FP8)
     options = [Option(tp, *entry) for tp in TP if tp <= offer.max_gpus for entry in quality]
     return tuple(sorted(options, key=offer.preference))

@@ -10,6 +10,7 @@ from planner.advise.search import Search
 from planner.engine.base import Deployment
 from planner.errors import LmplanError
 from planner.footprint import HANGS_STARTING, NO_ROOM, MemoryEstimate, estimate_memory
+from planner.kinds import WeightsChoice
 from planner.lmdeploy.settings import Wishes, decide
 from planner.request import Load
 from planner.units import format_gib
@@ -64,7 +65,8 @@ def _good(plan: MemoryEstimate, context_tokens: int) -> bool:
 
 def _candidates(wishes: Wishes) -> Iterator[Wishes]:
     # fp8 is a checkpoint to be found, not made: it is planned where it is asked for, and by `lmplan recommend`.
-    allowed = ("as-is", "w4a16") if wishes.weights == "as-is" else (wishes.weights,)
+    as_is, four_bits = WeightsChoice.AS_IS, WeightsChoice.W4A16
+    allowed = (as_is, four_bits) if wishes.weights == as_is else (WeightsChoice(wishes.weights),)
     order = [entry for entry in QUALITY_ORDER if entry[0] in allowed]
     for tp in (wishes.tp, *(tp for tp in _TP if tp > wishes.tp)):
         for weights, quant_policy in order:
@@ -96,7 +98,7 @@ def _safe_ratio(deployment: Deployment, wishes: Wishes) -> float:
     offer = Offer(deployment.gpu, deployment.free_bytes, wishes.tp)
     search = Search(deployment.spec, offer, deployment.settings.lmdeploy, wishes.engine, wishes.dtype, ())
     knobs = Knobs(wishes.session_len, wishes.max_batch_size, wishes.max_prefill_token_num)
-    option = Option(wishes.tp, wishes.weights, wishes.quant_policy)
+    option = Option(wishes.tp, WeightsChoice(wishes.weights), wishes.quant_policy)
     return search.weigh(option, knobs, Load(context_tokens=1, num_users=1)).settings.cache_max_entry_count
 
 
@@ -159,5 +161,5 @@ def _lack(plan: MemoryEstimate, context_tokens: int) -> str:
 
 def _named(wishes: Wishes) -> str:
     tp = f", tp {wishes.tp}" if wishes.tp > 1 else ""
-    weights = "weights as they are" if wishes.weights == "as-is" else "W4A16"
+    weights = "weights as they are" if wishes.weights == WeightsChoice.AS_IS else "W4A16"
     return f"{weights}, {wishes.quant_policy or 16}-bit KV{tp}"

@@ -11,6 +11,7 @@ from planner.errors import UsageError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
+from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Wishes, decide
 from planner.model.arch import read_spec
@@ -73,7 +74,7 @@ def estimate(
     lmdeploy: str | None = None,
     context: int | None = None,
     engine: str | None = None,
-    weights: str = "as-is",
+    weights: str = WeightsChoice.AS_IS,
     dtype: str = "auto",
     quant_policy: int = 0,
     cache_max_entry_count: float | None = None,
@@ -105,7 +106,7 @@ def estimate(
     spec = read_spec(source.config, source.name)
     wishes = Wishes(
         engine=engine,
-        weights=_weights(weights),
+        weights=weights,
         dtype=dtype,
         quant_policy=quant_policy,
         cache_max_entry_count=cache_max_entry_count,
@@ -126,12 +127,6 @@ def estimate(
         context_tokens=context_tokens,
         notes=(*source.notes, *settings.notes, *notes, *calibration.problems()),
     )
-
-
-def _weights(weights: str) -> str:
-    if weights not in ("as-is", "w4a16", "fp8"):
-        raise UsageError(f"--weights is {weights!r}; expected as-is, w4a16 or fp8")
-    return weights
 
 
 def _context(context: int | None, session_len: int) -> int:

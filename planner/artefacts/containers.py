@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from planner.artefacts.commands import api_server
-from planner.artefacts.deployed import Deployed, server_port
+from planner.artefacts.deployed import Deployed, server_host, server_port
 from planner.data import read_toml
 from planner.lmdeploy.versions import band, holds
 from planner.units import MIB, ceil_div
@@ -125,7 +125,7 @@ def _words(deployed: Deployed) -> list[str]:
     words = shlex.split(api_server(deployed))
     if deployed.is_folder:
         words[3] = f"{_MODEL_PATH}/{deployed.served.rstrip('/').rpartition('/')[2]}"
-    return [*words, "--server-name", "0.0.0.0", "--server-port", str(server_port())]
+    return [*words, "--server-name", server_host(), "--server-port", str(server_port())]
 
 
 def _mount(deployed: Deployed) -> str:

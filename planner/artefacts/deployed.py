@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.artefacts.launch import model_argument, needs_remote_code
-from planner.data import read_toml
+from planner.artefacts.launch import default_settings, model_argument, needs_remote_code
 from planner.footprint import MemoryEstimate
-from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
-from planner.lmdeploy.versions import default_max_batch_size, has_option
+from planner.lmdeploy.settings import Settings
+from planner.lmdeploy.versions import asks_for_remote_code, cli
 from planner.request import Load
 
 
@@ -52,39 +51,19 @@ class Deployed:
         """Whether LMDeploy has to be told that the repository's own code may run."""
         spec = self.memory.deployment.spec
         needed = needs_remote_code(spec.architecture, spec.text.architecture)
-        return needed and has_option("--trust-remote-code", self.settings.lmdeploy.rules)
+        return needed and asks_for_remote_code(self.settings.lmdeploy.rules)
 
-    def engine_config(self) -> dict[str, str | int | float]:
-        """The engine's configuration without what is at its default, ratio and quant_policy aside."""
-        settings, deployment = self.settings, self.memory.deployment
-        config: dict[str, str | int | float] = {}
-        if settings.quantization is not None and (
-            settings.engine == "turbomind" or settings.quantization.method == "fp8"
-        ):
-            # The PyTorch engine reads AWQ off the checkpoint; its model_format is for fp8 alone.
-            config["model_format"] = settings.quantization.method
-        if settings.tp > 1:
-            config["tp"] = settings.tp
-        if settings.session_len != default_session_len(self.memory):
-            config["session_len"] = settings.session_len
-        if settings.max_batch_size != default_max_batch_size(settings.lmdeploy.rules, deployment.gpu.product):
-            config["max_batch_size"] = settings.max_batch_size
-        config["cache_max_entry_count"] = settings.cache_max_entry_count
-        config["quant_policy"] = settings.quant_policy
-        if settings.max_prefill_token_num != DEFAULT_MAX_PREFILL_TOKEN_NUM:
-            config["max_prefill_token_num"] = settings.max_prefill_token_num
-        return config
+    @property
+    def default(self) -> Settings:
+        """What LMDeploy would do unasked."""
+        return default_settings(self.memory)
 
 
-def default_session_len(memory: MemoryEstimate) -> int:
-    """LMDeploy's session_len for the model when none is given."""
-    from planner.lmdeploy.versions import turbomind_rules
-
-    settings = memory.deployment.settings
-    extra = turbomind_rules(settings.lmdeploy.rules).default_session_len_extra if settings.engine == "turbomind" else 0
-    return memory.deployment.spec.text.max_position_embeddings + extra
+def server_host() -> str:
+    """The address that `lmdeploy serve api_server` listens at."""
+    return cli().api_server_host
 
 
 def server_port() -> int:
     """The port of `lmdeploy serve api_server`."""
-    return int(read_toml("lmdeploy.toml")["cli"]["api_server_port"])
+    return cli().api_server_port

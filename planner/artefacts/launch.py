@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 
 from planner.footprint import MemoryEstimate
-from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
-from planner.lmdeploy.versions import default_max_batch_size, has_option
+from planner.kinds import EngineName, WeightsChoice, assert_never
+from planner.lmdeploy import options
+from planner.lmdeploy.settings import Settings, defaults
+from planner.lmdeploy.versions import asks_for_remote_code
 from planner.model import catalog
 from planner.model.source import ModelSource
 
@@ -18,44 +20,38 @@ def served_name(source: ModelSource) -> str:
 
 def model_argument(model: str, settings: Settings, quantized_already: bool) -> str:
     """What to serve: the model itself, its published fp8 form, or the folder that quantizing it will write."""
-    if settings.weights == "fp8" and settings.engine == "pytorch":
-        return model  # quantized while it loads (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`, 0.18.0)
-    if settings.weights != "as-is" and not quantized_already:
-        published = catalog.load(f"{model}-{settings.weights}") if settings.weights == "fp8" else None
-        if published is not None:
-            return published.hf_id
-        return f"./{model.rstrip('/').rpartition('/')[2]}-{settings.weights}"
-    return model
+    if quantized_already:
+        return model
+    match settings.weights:
+        case WeightsChoice.AS_IS:
+            return model
+        case WeightsChoice.FP8:
+            if settings.engine is EngineName.PYTORCH:
+                return model  # quantized while it loads (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`, 0.18.0)
+            published = catalog.load(f"{model}-{settings.weights}")
+            if published is not None:
+                return published.hf_id
+        case WeightsChoice.W4A16:
+            pass
+        case _:
+            assert_never(settings.weights)
+    return f"./{model.rstrip('/').rpartition('/')[2]}-{settings.weights}"
+
+
+def default_settings(plan: MemoryEstimate) -> Settings:
+    """What LMDeploy would do for the plan's engine and weights if it were told nothing else."""
+    return defaults(plan.deployment.settings, plan.deployment.spec, plan.deployment.gpu)
 
 
 def api_server_command(plan: MemoryEstimate, model: str) -> str:
-    """`lmdeploy serve api_server ...` for the plan, with the options that its version knows.
+    """`lmdeploy serve api_server ...` for the plan.
 
     Options at their default are left out, apart from the ratio, which readers look for.
     """
     settings, spec = plan.deployment.settings, plan.deployment.spec
-    version = settings.lmdeploy.rules
-    quantized_already = spec.quantization is not None
-    words = ["lmdeploy", "serve", "api_server", model_argument(model, settings, quantized_already)]
-    words += ["--backend", settings.engine]
-    quantized = settings.quantization
-    # The PyTorch engine reads AWQ off the checkpoint; the option means fp8 to it.
-    if quantized is not None and (settings.engine == "turbomind" or quantized.method == "fp8"):
-        words += ["--model-format", quantized.method]
-    if settings.quant_policy:
-        words += ["--quant-policy", str(settings.quant_policy)]
-    words += ["--cache-max-entry-count", f"{settings.cache_max_entry_count:g}"]
-    if settings.tp > 1:
-        words += ["--tp", str(settings.tp)]
-    if settings.session_len != spec.text.max_position_embeddings and settings.session_len != (
-        spec.text.max_position_embeddings + 8
-    ):
-        words += ["--session-len", str(settings.session_len)]
-    if settings.max_batch_size != default_max_batch_size(version, plan.deployment.gpu.product):
-        words += ["--max-batch-size", str(settings.max_batch_size)]
-    if settings.max_prefill_token_num != DEFAULT_MAX_PREFILL_TOKEN_NUM:
-        words += ["--max-prefill-token-num", str(settings.max_prefill_token_num)]
-    if needs_remote_code(spec.architecture, spec.text.architecture) and has_option("--trust-remote-code", version):
+    words = ["lmdeploy", "serve", "api_server", model_argument(model, settings, spec.quantization is not None)]
+    words += options.api_server_words(settings, default_settings(plan))
+    if needs_remote_code(spec.architecture, spec.text.architecture) and asks_for_remote_code(settings.lmdeploy.rules):
         words.append("--trust-remote-code")
     return shlex.join(words)
 

@@ -8,13 +8,14 @@ import yaml
 
 from planner.artefacts.deployed import Deployed
 from planner.data import read_toml
+from planner.kinds import EngineName, WeightsChoice, assert_never
 from planner.memory.kv_cache import KV_BITS
 
 
 def quantize_recipe(deployed: Deployed) -> str | None:
     """A recipe for `lmplan quantize`, or None where there is nothing to quantize or LMDeploy cannot do it."""
     settings, deployment = deployed.settings, deployed.memory.deployment
-    if settings.weights != "w4a16" or deployment.spec.quantization is not None:
+    if settings.weights is not WeightsChoice.W4A16 or deployment.spec.quantization is not None:
         return None
     architecture = deployment.spec.text.architecture
     known = read_toml("artefacts.toml")["auto_awq"]
@@ -38,7 +39,7 @@ def quantize_recipe(deployed: Deployed) -> str | None:
     recipe["deployment"] = {
         **place,
         "num_gpus": settings.tp,
-        "engine": settings.engine,
+        "engine": str(settings.engine),
         "lmdeploy": settings.lmdeploy.version,
         "kv_bits": KV_BITS[settings.quant_policy],
         "ratio": settings.cache_max_entry_count,
@@ -51,10 +52,19 @@ def quantize_recipe(deployed: Deployed) -> str | None:
 def needs_published(deployed: Deployed) -> str:
     """What has to be found elsewhere because LMDeploy has no tool that makes it; empty where it has."""
     spec, weights = deployed.memory.deployment.spec, deployed.settings.weights
-    if spec.quantization is not None or weights == "as-is":
+    if spec.quantization is not None:
         return ""
-    if weights == "w4a16" and quantize_recipe(deployed) is None:
-        return f"LMDeploy's auto_awq does not take {spec.text.architecture}: this plan needs a published AWQ checkpoint"
-    if weights == "fp8" and deployed.settings.engine == "turbomind" and deployed.is_folder:
-        return "LMDeploy writes no fp8 checkpoint for TurboMind: this plan needs a published one in blocks of 128"
-    return ""
+    match weights:
+        case WeightsChoice.AS_IS:
+            return ""
+        case WeightsChoice.W4A16:
+            if quantize_recipe(deployed) is not None:
+                return ""
+            architecture = spec.text.architecture
+            return f"LMDeploy's auto_awq does not take {architecture}: this plan needs a published AWQ checkpoint"
+        case WeightsChoice.FP8:
+            if deployed.settings.engine is EngineName.PYTORCH or not deployed.is_folder:
+                return ""
+            return "LMDeploy writes no fp8 checkpoint for TurboMind: this plan needs a published one in blocks of 128"
+        case _:
+            assert_never(weights)

@@ -11,6 +11,7 @@ import click
 from planner.cli.output import say
 from planner.data import ROOT
 from planner.errors import UsageError
+from planner.kinds import EngineName, WeightsChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,14 +19,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def deployment_options(command: Command) -> Command:
     """Engine, version, weights, KV cache, tensor parallelism and lengths."""
     options = (
-        click.option(
-            "--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy would take."
-        ),
+        click.option("--engine", type=click.Choice(EngineName.words()), help="Default: what LMDeploy would take."),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
         click.option(
             "--weights",
-            type=click.Choice(["as-is", "w4a16", "fp8"]),
-            default="as-is",
+            type=click.Choice(WeightsChoice.words()),
+            default=str(WeightsChoice.AS_IS),
             show_default=True,
             help="Serve the checkpoint as it is, or its 4-bit AWQ or blocked fp8 form.",
         ),
@@ -41,7 +40,8 @@ def deployment_options(command: Command) -> Command:
             "--cache-max-entry-count",
             type=float,
             metavar="RATIO",
-            help="Share of the memory free after loading that the KV cache takes.  [default: 0.8]",
+            help="Share of the memory free after loading that the KV cache takes, or from 1 on its number of blocks in "
+            "the versions that count them (0.4.0, 0.10 to 0.14).  [default: 0.8]",
         ),
         click.option("--tp", type=int, default=1, show_default=True, help="GPUs that share the model."),
         click.option("--session-len", type=int, metavar="TOKENS", help="Default: the model's maximum."),
@@ -93,7 +93,7 @@ def load_options(*, required: bool = True) -> Callable[[Command], Command]:
             help="GPUs of a kind that are there: quality comes before their number.  [default: the fewest that serve]",
         ),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
-        click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy takes."),
+        click.option("--engine", type=click.Choice(EngineName.words()), help="Default: what LMDeploy takes."),
         click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
         click.option(
             "--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192, or the model's most]"

@@ -20,14 +20,14 @@ from pathlib import Path
 from planner.data import ROOT
 from planner.evidence.bands import Group, weights_format
 from planner.evidence.ledger import Replayed, read_runs, replay, shipped_files
+from planner.kinds import EngineName
 from planner.model.tensors import VISION_ROLES, inventory, num_parameters
 
 SCHEMA = "lmplan.accuracy/1"
 MARKS = ("<!-- accuracy -->", "<!-- /accuracy -->")
 _GB = 10**9
 _FORMATS = ("16-bit", "4-bit", "fp8")
-_ENGINES = ("turbomind", "pytorch")
-_TITLES = {"turbomind": "TurboMind", "pytorch": "PyTorch engine"}
+_ENGINES = EngineName.words()
 
 
 def replays() -> list[Replayed]:
@@ -138,9 +138,10 @@ def readme_table(runs: list[Replayed]) -> str:
     ]
     for group in groups:
         tp = f", tp {group.tp}" if group.tp > 1 else ""
+        engine = EngineName(group.engine).heading
         peak = f"{group.peak_off_ratio:.2%}" if group.peak_off_ratio is not None else ""
         lines.append(
-            f"| {_TITLES[group.engine]} {group.lmdeploy}, {group.format}{tp} | {group.runs} | {group.models} "
+            f"| {engine} {group.lmdeploy}, {group.format}{tp} | {group.runs} | {group.models} "
             f"| {group.total_off_ratio:.2%} ({group.total_usual_ratio:.2%}) "
             f"| {group.kv_off_ratio:.2%} ({group.kv_usual_ratio:.2%}) | {peak} | {group.right} of {group.runs} |"
         )
@@ -150,7 +151,9 @@ def readme_table(runs: list[Replayed]) -> str:
 
 def _comparison(runs: list[Replayed]) -> list[str]:
     """Ours and the tutorials' arithmetic over the runs in which TurboMind told its KV budget, and all verdicts."""
-    told = [one for one in runs if one.run.kv_budget_bytes or one.memory.deployment.settings.engine == "turbomind"]
+    told = [
+        one for one in runs if one.run.kv_budget_bytes or one.memory.deployment.settings.engine is EngineName.TURBOMIND
+    ]
     ours_total = [abs(one.off_ratio) for one in told if one.off_ratio is not None]
     ours_kv = [abs(one.kv_off_ratio) for one in told if one.kv_off_ratio is not None]
     hand_total, hand_kv, hand_wrong = _by_hand_errors(told)

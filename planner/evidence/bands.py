@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from planner.data import read_json
 from planner.engine.base import Deployment
-
-_ENGINES = {"turbomind": "TurboMind", "pytorch": "the PyTorch engine"}
+from planner.kinds import EngineName, assert_never
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,19 @@ class Group:
     def what(self) -> str:
         """Weights, engine and tp, for people."""
         tp = f" with tp {self.tp}" if self.tp > 1 else ""
-        engine = _ENGINES[self.engine]
-        return f"{self.format} weights under {engine}{tp}"
+        return f"{self.format} weights under {EngineName(self.engine).in_words}{tp}"
 
     @property
     def kv_name(self) -> str:
         """What the engine says of its cache."""
-        return "KV budget" if self.engine == "turbomind" else "block count"
+        engine = EngineName(self.engine)
+        match engine:
+            case EngineName.TURBOMIND:
+                return "KV budget"
+            case EngineName.PYTORCH:
+                return "block count"
+            case _:
+                assert_never(engine)
 
 
 def groups() -> list[Group]:
@@ -103,7 +108,7 @@ def _differences(group: Group, deployment: Deployment) -> list[str]:
     if settings.lmdeploy.version != group.lmdeploy:
         found.append(f"with LMDeploy {settings.lmdeploy.version}")
     if settings.engine != group.engine:
-        found.append(f"under {_ENGINES[settings.engine]}")
+        found.append(f"under {settings.engine.in_words}")
     if weights_format(deployment) != group.format:
         found.append(f"with {weights_format(deployment)} weights")
     if settings.tp != group.tp:

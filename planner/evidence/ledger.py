@@ -18,6 +18,7 @@ from planner.engine.base import Deployment
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import catalog
+from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Wishes, decide
 from planner.model.arch import read_spec
@@ -27,7 +28,7 @@ SCHEMA = "lmplan.ledger/1"
 MEASUREMENT_SCHEMA = "lmplan.measurement/1"
 LOG_DOUBT_BYTES = 5243
 """Half of the last digit of the engine's log, 0.01 MiB: doubt of the log and not of the plan."""
-_WEIGHTS = {"16-bit": "as-is", "awq": "w4a16", "fp8": "fp8"}
+_WEIGHTS = {"16-bit": WeightsChoice.AS_IS, "awq": WeightsChoice.W4A16, "fp8": WeightsChoice.FP8}
 """Format of a checkpoint -> --weights, for a config that does not say how it is quantized."""
 
 
@@ -71,7 +72,8 @@ class Run:
             return None
         try:
             spec = read_spec(self.config, self.model)
-            wishes = {"weights": "as-is" if spec.quantization else _WEIGHTS[self.checkpoint_format], **self.settings}
+            weights = WeightsChoice.AS_IS if spec.quantization else _WEIGHTS[self.checkpoint_format]
+            wishes = {"weights": weights, **self.settings}
             settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Wishes(**wishes))
         except (LmplanError, KeyError):
             return None

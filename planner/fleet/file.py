@@ -15,8 +15,8 @@ from planner.errors import LmplanError, UsageError
 from planner.files.yaml_file import Entry, YamlReader, compose, known, line_of
 from planner.fleet.placement import Fleet, Machines, Shared, Workload
 from planner.hardware.gpu import find_gpu
+from planner.kinds import EngineName
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import ENGINES
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
@@ -89,8 +89,8 @@ class _Reader(YamlReader):
         images = self.number(entry, "images", 0, 10_000)
         copies = self.number(entry, "copies", 1, MAX_GPUS)
         engine = self.value(entry, "engine", str, None)
-        if engine is not None and engine not in ENGINES:
-            self.at(entry, "engine", f"engine is {engine!r}; expected {' or '.join(ENGINES)}")
+        if engine is not None and engine not in EngineName.words():
+            self.at(entry, "engine", f"engine is {engine!r}; expected {' or '.join(EngineName)}")
         gpus = self._gpu_names(entry)
         load = Load(
             context_tokens=context or DEFAULT_CONTEXT_TOKENS,

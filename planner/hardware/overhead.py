@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from packaging.version import Version
+
 from planner.data import read_toml
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu
+from planner.kinds import EngineName
 from planner.memory.terms import Evidence, Term
+from planner.releases import release_distance
 from planner.units import format_bytes
 
 
@@ -18,31 +22,49 @@ class Host:
 
     Attributes:
         cuda_context, kernel_code: terms present before the KV cache is sized.
-        late_code_bytes: code loaded between the KV cache and the first warm-up request.
+        late_code: code loaded between the KV cache and the first warm-up request.
         first_request_bytes: code loaded by the first request.
     """
 
     cuda_context: Term
     kernel_code: Term
-    late_code_bytes: int
+    late_code: Term
     first_request_bytes: int
 
 
-def find_host(gpu: Gpu, engine: str, lmdeploy: str) -> Host:
-    """What was calibrated on this host for `gpu`, or measured for its product, or assumed after the nearest one."""
+def find_host(gpu: Gpu, engine: EngineName, lmdeploy: str) -> Host:
+    """What was calibrated on this host for `gpu`, or measured for its product, or assumed after the nearest one.
+
+    The nearest is of the same product, else of the nearest compute capability, then of the nearest version.
+    """
     own = _calibrated(gpu, engine, lmdeploy)
     if own is not None:
         return _measured(own, "calibrated here")
     table = read_toml("host.toml")
-    entries: list[dict[str, Any]] = [h for h in table["host"] if h["engine"] == engine] or table["host"]
-    for entry in entries:
-        if entry["product"] == gpu.product and not gpu.slice_of:
-            measured = _measured(entry)
-            if lmdeploy == entry["lmdeploy"]:
-                return measured
-            # The context is the driver's; the code is that of another version.
-            return replace(_assumed(entry, table["assumed"]), cuda_context=measured.cuda_context)
-    return _assumed(entries[0], table["assumed"])
+    entries: list[dict[str, Any]] = table["host"]
+    nearest = _nearest([entry for entry in entries if entry["engine"] == engine] or entries, gpu, lmdeploy)
+    if _is_product(nearest, gpu) and nearest["lmdeploy"] == lmdeploy:
+        return _measured(nearest)
+    host = _assumed(nearest, table["assumed"])
+    # The context is the driver's, whichever the engine and the version; the code is theirs.
+    here = [entry for entry in entries if _is_product(entry, gpu)]
+    return replace(host, cuda_context=_measured(_nearest(here, gpu, lmdeploy)).cuda_context) if here else host
+
+
+def _nearest(entries: list[dict[str, Any]], gpu: Gpu, lmdeploy: str) -> dict[str, Any]:
+    def distance(entry: dict[str, Any]) -> tuple[bool, int, tuple[int, ...]]:
+        return (
+            not _is_product(entry, gpu),
+            abs(entry["compute_capability"] - gpu.compute_capability),
+            release_distance(Version(entry["lmdeploy"]), Version(lmdeploy)),
+        )
+
+    return min(entries, key=distance)
+
+
+def _is_product(entry: dict[str, Any], gpu: Gpu) -> bool:
+    """Whether an entry was measured on such a card; a slice of one is another thing."""
+    return not gpu.slice_of and bool(entry["product"] == gpu.product)
 
 
 def turbomind_modules_bytes() -> int:
@@ -50,7 +72,7 @@ def turbomind_modules_bytes() -> int:
     return int(read_toml("host.toml")["modules"]["turbomind_bytes"])
 
 
-def _calibrated(gpu: Gpu, engine: str, lmdeploy: str) -> dict[str, Any] | None:
+def _calibrated(gpu: Gpu, engine: EngineName, lmdeploy: str) -> dict[str, Any] | None:
     if not gpu.product or gpu.slice_of:
         return None
     return calibration.find(gpu.product, engine, lmdeploy)
@@ -77,8 +99,23 @@ def _measured(entry: dict[str, Any], how: str = "") -> Host:
             "kernels of the engine and of torch",
             entry["kernel_code_spread_bytes"],
         ),
-        entry["late_code_bytes"],
+        _late_code(entry, evidence),
         entry["first_request_bytes"],
+    )
+
+
+def _late_code(entry: dict[str, Any], evidence: Evidence) -> Term:
+    size_bytes = entry["late_code_bytes"]
+    if "late_code_as_on" in entry:
+        evidence = Evidence("assumed", f"as on {entry['late_code_as_on']}; not measured on this GPU")
+    return Term(
+        "late_code",
+        size_bytes,
+        entry.get("late_code_low_bytes", size_bytes),
+        entry.get("late_code_high_bytes", size_bytes),
+        evidence,
+        format_bytes(size_bytes),
+        "kernels loaded while warming up",
     )
 
 
@@ -102,10 +139,10 @@ def _assumed(nearest: dict[str, Any], assumed: dict[str, Any]) -> Host:
         format_bytes(size_bytes),
         "kernels of the engine and of torch",
     )
-    return Host(context, code, nearest["late_code_bytes"], nearest["first_request_bytes"])
+    return Host(context, code, _late_code(nearest, code.evidence), nearest["first_request_bytes"])
 
 
-def communicator(tp: int, gpu: Gpu, engine: str, lmdeploy: str) -> tuple[Term, Term] | None:
+def communicator(tp: int, gpu: Gpu, engine: EngineName, lmdeploy: str) -> tuple[Term, Term] | None:
     """NCCL's buffers on one GPU, at start and after the first exchange; None without tensor parallelism."""
     if tp == 1:
         return None
@@ -115,9 +152,10 @@ def communicator(tp: int, gpu: Gpu, engine: str, lmdeploy: str) -> tuple[Term, T
     if own:
         entry, measured, where = own[0], True, f"{gpu.product}, calibrated here"
     else:
-        entry = min(table["communicator"]["nccl"], key=lambda e: (abs(e["tp"] - tp), e["tp"]))
-        where = table["host"][0]["product"]
-        measured = entry["tp"] == tp and gpu.product == where
+        nccl: list[dict[str, Any]] = table["communicator"]["nccl"]
+        entry = min(nccl, key=lambda e: (not _is_product(e, gpu), abs(e["tp"] - tp), e["tp"]))
+        where = entry["product"]
+        measured = entry["tp"] == tp and _is_product(entry, gpu)
     low, high = (1.0, 1.0) if measured else (assumed["communicator_low_ratio"], assumed["communicator_high_ratio"])
     runs = f"{entry['runs']} run{'s' if entry['runs'] != 1 else ''}"
     evidence = Evidence("measured" if measured else "assumed", f"{runs} with tp {entry['tp']} on {where}")

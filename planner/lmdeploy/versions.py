@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Final
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from planner.data import read_toml
 from planner.errors import UsageError
+from planner.kinds import EngineName, assert_never
+from planner.lmdeploy.rules import (
+    Architectures,
+    ChatRules,
+    Choices,
+    Cli,
+    CliOption,
+    DefaultBatch,
+    PytorchArchitectures,
+    PytorchRules,
+    TrustRemoteCode,
+    TurbomindRules,
+)
+from planner.lmdeploy.table import Table, band, holds, shipped, span
+from planner.lmdeploy.words import RemoteCode
+
+__all__ = ["LmdeployVersion", "band", "holds"]
+
+TURBOMIND: Final = tuple(f"turbomind.{part}" for part in ("kv_budget", "kv_layout", "workspace", "sharding", "support"))
+PYTORCH: Final = tuple(f"pytorch.{part}" for part in ("kv_budget", "kv_layout", "weights", "cuda_graphs"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +45,7 @@ class LmdeployVersion:
 
 def newest() -> str:
     """The newest version whose rules are known."""
-    value: str = read_toml("lmdeploy.toml")["newest"]
+    value: str = shipped().at("newest")
     return value
 
 
@@ -37,8 +55,7 @@ def resolve(text: str | None) -> LmdeployVersion:
     Raises:
         UsageError: not a version, or older than the oldest known one.
     """
-    table = read_toml("lmdeploy.toml")
-    known_newest, oldest = Version(table["newest"]), Version(table["oldest"])
+    known_newest, oldest = Version(newest()), Version(shipped().at("oldest"))
     if text is None:
         return LmdeployVersion(str(known_newest), known_newest)
     try:
@@ -55,124 +72,154 @@ def resolve(text: str | None) -> LmdeployVersion:
 
 
 @cache
-def _specifiers(text: str) -> SpecifierSet:
-    return SpecifierSet(text)
-
-
-def holds(specifiers: str | list[str], version: Version) -> bool:
-    """Whether any of the specifiers holds the version."""
-    each = [specifiers] if isinstance(specifiers, str) else specifiers
-    return any(version in _specifiers(text) for text in each)
-
-
-def band(bands: list[dict[str, Any]], version: Version) -> dict[str, Any]:
-    """The one entry of an array of tables whose ``versions`` holds `version`.
-
-    Raises:
-        UsageError: none does; only the PyTorch engine's part has such gaps.
-    """
-    for entry in bands:
-        if holds(entry["versions"], version):
-            return entry
-    raise UsageError(
-        f"lmplan does not know the rules of this engine in LMDeploy {version}",
-        "The PyTorch engine is planned for 0.18.0; TurboMind for 0.4.0 and newer",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class TurbomindRules:
-    """What decides TurboMind's memory in one version; the names are those of the table, which explains them."""
-
-    free_sampled: str
-    kv_allocator: str
-    block_tokens: int
-    default_cache_max_entry_count: float
-    ratio_range: str
-    shortens_session_len: bool
-    slab_fill: float
-    slab_max_bytes: int
-    quant_policies: tuple[int, ...]
-    kv_replication: str
-    kv_heads_in_block: str
-    gemm_workspace_bytes: int
-    cublas_workspace_bytes: int
-    attention_workspace: str
-    forward_tokens: str
-    hidden_tokens: str
-    warm_up: str
-    default_session_len_extra: int
-    batch_buffers: str
-    fused_silu: str
-    embedding_sharded: bool
-    lm_head_sharded: bool
-    vocab_multiple: int
-    intermediate_padding: str
-    dense_group: int
-    head_dims: tuple[int, ...]
-    head_dims_sm80: tuple[int, ...]
-    kv_int4_not_for: tuple[int, ...]
-    formats: tuple[str, ...]
-    int4_group_sizes: tuple[int, ...]
-    min_sm_w4a16: int
-    min_sm_fp8: int
-    fp8_native_sm: int
-    int4_dtype: str
+def turbomind_rules(version: Version) -> TurbomindRules:
+    """TurboMind's rules in `version`."""
+    return shipped().rules(TurbomindRules, TURBOMIND, version)
 
 
 @cache
-def turbomind_rules(version: Version) -> TurbomindRules:
-    """TurboMind's rules in `version`."""
-    table = read_toml("lmdeploy.toml")["turbomind"]
-    facts: dict[str, Any] = {}
-    for subject in ("kv_budget", "kv_layout", "workspace", "sharding", "support"):
-        facts |= band(table[subject], version)
-    # Absent keys are absent features: no slabs before 0.15, no fp8 before 0.9, no 16-bit padding group before 0.6.
-    facts = {"slab_fill": 0.0, "slab_max_bytes": 0, "min_sm_fp8": 0, "fp8_native_sm": 0, "dense_group": 1} | facts
-    names = TurbomindRules.__dataclass_fields__
-    return TurbomindRules(**{name: _frozen(facts[name]) for name in names})
+def pytorch_rules(version: Version) -> PytorchRules:
+    """The PyTorch engine's rules in `version`.
+
+    Raises:
+        UsageError: they are not known.
+    """
+    return shipped().rules(PytorchRules, PYTORCH, version)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+@cache
+def architectures(engine: EngineName, version: Version) -> tuple[str, ...]:
+    """The architectures that an engine takes in `version`; empty where that is not known."""
+    match engine:
+        case EngineName.TURBOMIND:
+            return turbomind_architectures(version)
+        case EngineName.PYTORCH:
+            return pytorch_architectures(version)
+        case _:
+            assert_never(engine)
 
 
 @cache
 def turbomind_architectures(version: Version) -> tuple[str, ...]:
     """The architectures that TurboMind takes in `version`."""
-    entries = read_toml("lmdeploy.toml")["turbomind"]["architectures"]["list"]
-    return tuple(entry["name"] for entry in entries if holds(entry["versions"], version))
+    entries = _turbomind_architectures().list
+    return tuple(entry.name for entry in entries if holds(entry.versions, version))
 
 
 @cache
 def native_vision(architecture: str, version: Version) -> bool:
     """Whether TurboMind itself runs the vision tower of `architecture` in `version`."""
-    for entry in read_toml("lmdeploy.toml")["turbomind"]["architectures"]["list"]:
-        if entry["name"] == architecture and "native_vision" in entry:
-            return holds(entry["native_vision"], version)
+    for entry in _turbomind_architectures().list:
+        if entry.name == architecture and entry.native_vision:
+            return holds(entry.native_vision, version)
     return False
+
+
+@cache
+def _turbomind_architectures() -> Architectures:
+    return shipped().one(Architectures, "turbomind.architectures")
 
 
 @cache
 def pytorch_architectures(version: Version) -> tuple[str, ...]:
     """The architectures that the PyTorch engine takes in `version`; empty where it is not known."""
-    section = read_toml("lmdeploy.toml")["pytorch"]["architectures"]
-    return tuple(section["list"]) if holds(section["versions"], version) else ()
+    section = shipped().one(PytorchArchitectures, "pytorch.architectures")
+    return section.list if holds(section.versions, version) else ()
 
 
 @cache
 def default_max_batch_size(version: Version, product: str) -> int:
     """LMDeploy's max_batch_size on a GPU of that product name when none is given."""
-    entry = band(read_toml("lmdeploy.toml")["max_batch_size"], version)
-    for key, value in entry["by_name"].items():
+    default = shipped().rules(DefaultBatch, ("max_batch_size",), version)
+    for key, value in default.by_name.items():
         if key in product.lower():
-            return int(value)
-    return int(entry["default"])
+            return value
+    return default.default
 
 
-def has_option(option: str, version: Version, command: str = "api_server") -> bool:
+@cache
+def chat_rules(version: Version) -> ChatRules:
+    """What `lmdeploy chat` of `version` runs with."""
+    return shipped().rules(ChatRules, ("chat",), version)
+
+
+@cache
+def cli() -> Cli:
+    """What the command line of every version has in common."""
+    return shipped().one(Cli, "cli.common")
+
+
+@cache
+def find_option(name: str) -> CliOption | None:
+    """What is known of an option of `lmdeploy serve api_server` or `lmdeploy chat`; None for another's."""
+    entry = _options().get(name)
+    return shipped().one(CliOption, "cli.options", entry) if entry is not None else None
+
+
+def has_option(name: str, version: Version, command: str = "api_server") -> bool:
     """Whether `lmdeploy serve api_server` (or ``chat``) of `version` knows the option."""
-    for entry in read_toml("lmdeploy.toml")["cli"]["options"]:
-        if entry["name"] == option:
-            return bool(entry[command]) and holds(entry[command], version)
-    return False
+    option = find_option(name)
+    return option is not None and holds(option.api_server if command == "api_server" else option.chat, version)
+
+
+def since(name: str) -> str:
+    """The first version of `lmdeploy serve api_server` that knows an option which some version knows."""
+    option = find_option(name)
+    assert option is not None, name
+    return str(span(option.api_server[0])[0])
+
+
+def spelled(typed: str, version: Version) -> str:
+    """The name of an option that was typed as the parser of `version` takes it."""
+    if not holds(cli().flexible_spelling, version):
+        return typed
+    return typed.partition(".")[0].replace("_", "-")
+
+
+def options(version: Version) -> tuple[str, ...]:
+    """The options that `lmdeploy serve api_server` of `version` knows."""
+    return tuple(name for name in _options() if has_option(name, version))
+
+
+@cache
+def choices(name: str, version: Version) -> tuple[str, ...]:
+    """The words that an option takes in `version`; empty where it takes others than a fixed set."""
+    if name not in shipped().at("cli.choices") or not has_option(name, version):
+        return ()
+    return shipped().rules(Choices, (f"cli.choices.{name}",), version).values
+
+
+@cache
+def asks_for_remote_code(version: Version) -> bool:
+    """Whether a model's own code runs only where ``--trust-remote-code`` is given."""
+    rules = shipped().rules(TrustRemoteCode, ("cli.trust_remote_code",), version)
+    return rules.behaviour is RemoteCode.OPT_IN
+
+
+@cache
+def _options() -> dict[str, dict[str, object]]:
+    return {entry["name"]: entry for entry in shipped().at("cli.options")}
+
+
+def check(table: Table) -> None:
+    """Every section of the table, read or not by then.
+
+    Raises:
+        TableError: a section, band, key or value that cannot be used.
+    """
+    table.check_values(TurbomindRules, TURBOMIND)
+    table.check_values(PytorchRules, PYTORCH)
+    table.check_values(DefaultBatch, ("max_batch_size",))
+    table.check_values(ChatRules, ("chat",))
+    table.check_values(TrustRemoteCode, ("cli.trust_remote_code",))
+    for name in table.at("cli.choices"):
+        table.check_values(Choices, (f"cli.choices.{name}",))
+    table.one(Architectures, "turbomind.architectures")
+    table.one(PytorchArchitectures, "pytorch.architectures")
+    table.one(Cli, "cli.common")
+    for entry in table.at("cli.options"):
+        table.one(CliOption, "cli.options", entry)
+    read = {*TURBOMIND, *PYTORCH, "turbomind.architectures", "pytorch.architectures"}
+    read |= {f"cli.{part}" for part in ("common", "options", "choices", "trust_remote_code")}
+    read |= {"schema", "oldest", "newest", "max_batch_size", "chat"}
+    table.check_sections(read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.errors import ConfigError, UnsupportedModelError
+from planner.kinds import WeightsChoice, assert_never
 from planner.model.dtypes import DType
 from planner.model.spec import ModelSpec, Quantization
 from planner.model.tensors import LINEAR_ROLES, TensorGroup
@@ -78,18 +79,26 @@ def _replace(group: TensorGroup, quantization: Quantization) -> Iterator[TensorG
     yield tensor("g_idx", (num_in,), DType.I32)
 
 
-def choose(spec: ModelSpec, weights: str) -> Quantization | None:
+def choose(spec: ModelSpec, weights: WeightsChoice) -> Quantization | None:
     """The storage format for ``--weights``: ``as-is`` keeps the checkpoint's, ``w4a16`` is AWQ, ``fp8`` blocked fp8.
 
     Raises:
         ConfigError: another format for a checkpoint that is quantized already.
     """
-    methods = {"w4a16": ("awq", "gptq"), "fp8": ("fp8",)}
-    if weights == "as-is" or (spec.quantization and spec.quantization.method in methods[weights]):
+    match weights:
+        case WeightsChoice.AS_IS:
+            return spec.quantization
+        case WeightsChoice.W4A16:
+            made, methods = W4A16, {"awq", "gptq"}
+        case WeightsChoice.FP8:
+            made, methods = FP8, {"fp8"}
+        case _:
+            assert_never(weights)
+    if spec.quantization is not None and spec.quantization.method in methods:
         return spec.quantization
     if spec.quantization is not None:
         raise ConfigError(
             f"{spec.name} is quantized already ({spec.quantization.method}); {weights} starts from 16-bit weights",
             "Plan the 16-bit model instead, or use --weights as-is",
         )
-    return {"w4a16": W4A16, "fp8": FP8}[weights]
+    return made

@@ -9,9 +9,6 @@ from planner.api.advice import Advice
 from planner.request import Load
 from planner.units import format_gib
 
-WEIGHTS = {"as-is": "weights as they are", "w4a16": "4-bit weights (W4A16 AWQ)", "fp8": "fp8 weights"}
-_SHORT_WEIGHTS = {"as-is": "as is", "w4a16": "W4A16", "fp8": "fp8"}
-
 
 def asked(advice: Advice) -> str:
     """What was asked for, in one line."""
@@ -108,12 +105,12 @@ def rejected(weighed: Weighed, chosen: Chosen | None) -> str:
 
 def option_text(option: Option) -> str:
     """``W4A16 and 8-bit KV cache``."""
-    return f"{WEIGHTS[option.weights]} and {option.quant_policy or 16}-bit KV cache"
+    return f"{option.weights.in_words} and {option.quant_policy or 16}-bit KV cache"
 
 
 def short_option(option: Option) -> str:
     """For a table."""
-    return f"{_SHORT_WEIGHTS[option.weights]}, KV {option.quant_policy or 16}"
+    return f"{option.weights.short}, KV {option.quant_policy or 16}"
 
 
 def hardware(offer: Offer, option: Option) -> str:

@@ -154,7 +154,7 @@ def _capacity(dossier: Dossier) -> str:
         return ""
     load = dossier.advice.load
     contexts = [c for c, _ in lines[0][0].points]
-    weights = text.WEIGHTS[lines[0][0].option.weights]
+    weights = lines[0][0].option.weights.in_words
     rows = [[f"{context:,}", *(f"{curve.points[i][1]:,}" for curve, _ in lines)] for i, context in enumerate(contexts)]
     return (
         "<section><h2>Capacity against context length</h2><figure><div class='scroll'>"

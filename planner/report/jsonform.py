@@ -9,6 +9,7 @@ from planner.api.estimate import Plan
 from planner.engine.base import Deployment
 from planner.evidence import bands
 from planner.footprint import MemoryEstimate
+from planner.lmdeploy import options
 from planner.lmdeploy.settings import Settings
 from planner.memory.terms import Term
 
@@ -70,16 +71,10 @@ def to_object(plan: Plan) -> dict[str, Any]:
 def settings_object(settings: Settings) -> dict[str, Any]:
     """Settings as LMDeploy calls them."""
     return {
-        "engine": settings.engine,
+        "engine": str(settings.engine),
         "lmdeploy": settings.lmdeploy.version,
-        "weights": settings.weights,
-        "dtype": settings.dtype.config_name,
-        "quant_policy": settings.quant_policy,
-        "cache_max_entry_count": settings.cache_max_entry_count,
-        "tp": settings.tp,
-        "session_len": settings.session_len,
-        "max_batch_size": settings.max_batch_size,
-        "max_prefill_token_num": settings.max_prefill_token_num,
+        "weights": str(settings.weights),
+        **options.full_config(settings),
     }
 
 

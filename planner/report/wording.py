@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from planner.api.estimate import Plan
 from planner.evidence import bands
+from planner.lmdeploy.options import value_word
 from planner.memory.terms import Evidence
 from planner.units import MIB, format_gib
 
@@ -82,10 +83,9 @@ def gpu_line(plan: Plan) -> str:
         else f", {format_gib(gpu.memory_total_bytes)}"
     )
     tp = f", {settings.tp} of them" if settings.tp > 1 else ""
-    engine = "TurboMind" if settings.engine == "turbomind" else "PyTorch engine"
     return (
         f"{gpu.name} (compute capability {gpu.compute_capability / 10}{part}{free}{tp}), "
-        f"{engine} of LMDeploy {settings.lmdeploy.version}"
+        f"{settings.engine.heading} of LMDeploy {settings.lmdeploy.version}"
     )
 
 
@@ -93,7 +93,7 @@ def settings_line(plan: Plan) -> str:
     """The settings, as LMDeploy calls them."""
     settings = plan.memory.deployment.settings
     return (
-        f"cache_max_entry_count {settings.cache_max_entry_count:g}, quant_policy {settings.quant_policy}, "
+        f"cache_max_entry_count {value_word(settings.cache_max_entry_count)}, quant_policy {settings.quant_policy}, "
         f"tp {settings.tp}, session_len {settings.session_len}, max_batch_size {settings.max_batch_size}, "
         f"max_prefill_token_num {settings.max_prefill_token_num}"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from planner.errors import EnvironmentProblem, LmplanError
+from planner.kinds import WeightsChoice
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.rewrite import cut_layers, quantized_config
@@ -30,7 +31,9 @@ def drawn_config(model: str) -> Mapping[str, Any]:
     return resolve(model).config
 
 
-def draw(model: str, folder: Path, *, fill: Fill, weights: str = "as-is", seed: int = 0, layers: int = 0) -> Path:
+def draw(
+    model: str, folder: Path, *, fill: Fill, weights: str = WeightsChoice.AS_IS, seed: int = 0, layers: int = 0
+) -> Path:
     """Draw a checkpoint of `model` into `folder`.
 
     Args:
@@ -48,7 +51,7 @@ def draw(model: str, folder: Path, *, fill: Fill, weights: str = "as-is", seed: 
     if layers:
         config = cut_layers(config, layers)
     spec = read_spec(config, model)
-    quantization = formats.choose(spec, weights)
+    quantization = formats.choose(spec, WeightsChoice(weights))
     groups = formats.store(inventory(spec), quantization)
     if quantization is not None and quantization.method == "awq":
         config = quantized_config(config, quantization)
@@ -62,7 +65,12 @@ def draw(model: str, folder: Path, *, fill: Fill, weights: str = "as-is", seed: 
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--fill", type=click.Choice(["sparse", "random"]), default="sparse", show_default=True)
-@click.option("--weights", type=click.Choice(["as-is", "w4a16"]), default="as-is", show_default=True)
+@click.option(
+    "--weights",
+    type=click.Choice([str(WeightsChoice.AS_IS), str(WeightsChoice.W4A16)]),
+    default=str(WeightsChoice.AS_IS),
+    show_default=True,
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--layers", type=click.IntRange(min=0), default=0, help="Keep so many decoder layers; 0 keeps all.")
 def main(model: str, folder: Path, fill: Fill, weights: str, seed: int, layers: int) -> None:

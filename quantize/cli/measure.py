@@ -16,6 +16,7 @@ from planner.cli.options import deployment_options, schema_option
 from planner.errors import CheckFailedError, ChildFailedError, UsageError
 from planner.footprint import SERVES
 from planner.hardware.gpu import find_gpu
+from planner.kinds import EngineName
 from planner.lmdeploy.settings import Wishes
 from planner.report import jsonform
 from planner.units import format_bytes, format_gib, parse_bytes
@@ -263,7 +264,7 @@ def _read_estimate(path: Path) -> dict[str, Any]:
 @click.command("calibrate")
 @click.option("--reset", is_flag=True, help="Forget what was measured on this host.")
 @click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine.")
-@click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), default="turbomind", show_default=True)
+@click.option("--engine", type=click.Choice(EngineName.words()), default=str(EngineName.TURBOMIND), show_default=True)
 @click.option("--tp", type=int, default=1, show_default=True, help="Also what NCCL holds among so many GPUs.")
 @click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
 def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: str | None) -> None:

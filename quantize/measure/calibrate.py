@@ -12,6 +12,7 @@ from planner.api.estimate import Plan
 from planner.errors import ChildFailedError, UsageError
 from planner.footprint import HANGS_STARTING
 from planner.hardware import calibration
+from planner.kinds import EngineName
 from planner.memory.terms import Term
 from quantize.measure.measurement import Measurement
 from quantize.measure.plan import measure_plan, plan_here
@@ -36,7 +37,7 @@ def calibrate(
         EnvironmentProblem: no GPU, no driver library, no LMDeploy.
         ChildFailedError: a model did not start.
     """
-    if tp > 1 and engine != "turbomind":
+    if tp > 1 and engine != EngineName.TURBOMIND:
         raise UsageError("--tp is calibrated with TurboMind only", "The PyTorch engine does not say what it found free")
     wishes = {
         "engine": engine,

@@ -11,6 +11,8 @@ from typing import Any
 
 from planner.api.estimate import Plan, estimate
 from planner.errors import EnvironmentProblem, UsageError
+from planner.kinds import EngineName, assert_never
+from planner.lmdeploy import options
 from planner.model import formats
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
@@ -205,18 +207,15 @@ def _empty_checkpoint(plan: Plan, folder: Path) -> Path:
 def _engine_settings(plan: Plan) -> dict[str, Any]:
     """Every setting of the plan as the engine's configuration class calls it."""
     settings = plan.memory.deployment.settings
-    options: dict[str, Any] = {
-        "dtype": settings.dtype.config_name,
-        "cache_max_entry_count": settings.cache_max_entry_count,
-        "quant_policy": settings.quant_policy,
-        "tp": settings.tp,
-        "session_len": settings.session_len,
-        "max_batch_size": settings.max_batch_size,
-        "max_prefill_token_num": settings.max_prefill_token_num,
-    }
-    if settings.engine == "turbomind" and settings.tp > 1:
-        # The other communicators create multicast objects, which can put GPUs that others share out of service.
-        options["communicator"] = "nccl"
-    if settings.engine == "pytorch" and settings.tp > 1:
-        options["distributed_executor_backend"] = "mp"  # ray, the default, may not be there
-    return options
+    config: dict[str, Any] = options.full_config(settings)
+    if settings.tp == 1:
+        return config
+    match settings.engine:
+        case EngineName.TURBOMIND:
+            # The other communicators create multicast objects, which can put GPUs that others share out of service.
+            config["communicator"] = "nccl"
+        case EngineName.PYTORCH:
+            config["distributed_executor_backend"] = "mp"  # ray, the default, may not be there
+        case _:
+            assert_never(settings.engine)
+    return config

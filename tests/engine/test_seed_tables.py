@@ -14,8 +14,8 @@ import pytest
 
 from planner import estimate
 from planner.api.estimate import Plan
-from planner.data import read_toml
 from planner.lmdeploy import versions
+from planner.lmdeploy.words import ChatBatch
 from planner.units import GIB
 
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "a100-slices-lmdeploy-0.5.3.json").read_text())
@@ -34,8 +34,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def test_chat_runs_one_sequence_in_that_version() -> None:
-    chat = versions.band(read_toml("lmdeploy.toml")["chat"], versions.resolve(TABLE["lmdeploy"]).rules)
-    assert chat["max_batch_size"] == 1
+    assert versions.chat_rules(versions.resolve(TABLE["lmdeploy"]).rules).max_batch_size is ChatBatch.ONE
 
 
 @pytest.mark.parametrize("max_batch_size", [None, 1], ids=["api_server", "chat"])

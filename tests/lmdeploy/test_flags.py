@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 from planner.api.advice import advise
+from planner.lmdeploy import versions
 
 pytestmark = [
     pytest.mark.lmdeploy,
@@ -54,3 +56,9 @@ def test_the_configuration_is_accepted(installed: str) -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("EngineConfig")
         )
         _python("-c", f"from lmdeploy import *; print({ast.unparse(call)})")
+
+
+def test_every_flag_of_the_server_is_in_the_table(installed: str) -> None:
+    text = _python("-m", "lmdeploy", "serve", "api_server", "--help")
+    flags = set(re.findall(r"^  (?:-h, )?(--[a-z0-9-]+)", text, flags=re.MULTILINE)) - {"--help"}
+    assert flags == set(versions.options(versions.resolve(installed).rules))

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-from planner.data import read_toml
 from planner.engine.base import Deployment
 from planner.engine.memo import once_per_weights
 from planner.engine.pytorch.packed_copy import packed_bytes
-from planner.engine.turbomind.formats import PARAM_BYTES, SM90_INT4_GROUP, SM90_PARAM_BYTES
-from planner.errors import UnsupportedModelError
+from planner.engine.turbomind.formats import packed_param_bytes
 from planner.hardware import overhead
-from planner.lmdeploy.versions import band
+from planner.kinds import EngineName
+from planner.lmdeploy.evidence import traced
+from planner.lmdeploy.versions import pytorch_rules, turbomind_rules
+from planner.lmdeploy.words import Subject
 from planner.memory import weights
 from planner.memory.kv_cache import kv_heads_per_rank
 from planner.memory.terms import Evidence, KvCache, Term, exact
@@ -35,21 +36,9 @@ class PytorchEngine:
         self.settings = deployment.settings
         self.spec = deployment.spec
         self.text = deployment.spec.text
-        table = read_toml("lmdeploy.toml")["pytorch"]
-        version = self.settings.lmdeploy.rules
-        self.budget = band(table["kv_budget"], version)
-        self.layout = band(table["kv_layout"], version)
-        self.graphs = band(table["cuda_graphs"], version)
-        self.host = overhead.find_host(deployment.gpu, "pytorch", self.settings.lmdeploy.version)
+        self.rules = pytorch_rules(self.settings.lmdeploy.rules)
+        self.host = overhead.find_host(deployment.gpu, EngineName.PYTORCH, self.settings.lmdeploy.version)
         self.quantization = self.settings.quantization
-        moe = any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups)
-        if self.quantization is not None:
-            if self.quantization.method in ("awq", "gptq") and moe:
-                raise UnsupportedModelError(
-                    "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
-                )
-            if self.quantization.method == "gptq":
-                raise UnsupportedModelError("the PyTorch engine does not serve GPTQ", "Use --engine turbomind")
         # Vocabulary matrices stay whole on every rank for the families that lmplan reads.
         self.sharding = Sharding(self.settings.tp, False, False, 1, 1)
 
@@ -74,7 +63,9 @@ class PytorchEngine:
         packed = self._packed_copy()
         if packed is not None:
             terms.append(packed)
-        nccl = overhead.communicator(self.settings.tp, self.deployment.gpu, "pytorch", self.settings.lmdeploy.version)
+        nccl = overhead.communicator(
+            self.settings.tp, self.deployment.gpu, EngineName.PYTORCH, self.settings.lmdeploy.version
+        )
         if nccl is not None:
             terms.append(nccl[0])
         return tuple(terms)
@@ -105,17 +96,20 @@ class PytorchEngine:
         """AWQ linears are served by TurboMind's kernels, which keep a packed copy in a pool of their own."""
         if self.quantization is None or self.quantization.method != "awq":
             return None
-        traced = self.deployment.gpu.compute_capability == 90
-        group_size = SM90_INT4_GROUP if traced else self.quantization.group_size
+        capability = self.deployment.gpu.compute_capability
+        evidence = traced(Subject.PACKED_COPY, EngineName.PYTORCH, self.settings.lmdeploy.rules, capability)
+        # TurboMind's kernels of the same version.
+        sm90_group = turbomind_rules(self.settings.lmdeploy.rules).int4_sm90_group
+        group_size = sm90_group if sm90_group and capability == 90 else self.quantization.group_size
         linears = list(weights.text_linears(self.text, self.quantization, self.sharding))
-        copy = packed_bytes(linears, group_size, SM90_PARAM_BYTES if traced else PARAM_BYTES)
+        copy = packed_bytes(linears, group_size, packed_param_bytes(capability))
         code = overhead.turbomind_modules_bytes()
         return Term(
             "packed_copy",
             copy + code,
-            copy + code if traced else 0,
+            0 if evidence.kind == "assumed" else copy + code,
             copy + code,
-            Evidence("formula", "traced on H200, 0.18.0") if traced else Evidence("assumed", "as on NVIDIA H200"),
+            evidence,
             f"packed linears with their scales {format_bytes(copy)} in pages of 32 MiB + kernels {format_bytes(code)}",
             "TurboMind's packed copy of the 4-bit linears",
         )
@@ -159,18 +153,18 @@ class PytorchEngine:
     def kv_reserve_bytes(self) -> int:
         """What the engine sets aside for logits before it sizes the KV cache."""
         tokens = self.settings.max_prefill_token_num + 2 * self.settings.max_batch_size
-        return tokens * self.text.vocab_size * int(self.budget["vocab_element_bytes"])
+        return tokens * self.text.vocab_size * self.rules.vocab_element_bytes
 
     def block_bytes(self) -> int:
         """One block on one rank: each tensor of a layer aligned to 256 bytes."""
-        policy = next(p for p in self.layout["policies"] if p["quant_policy"] == self.settings.quant_policy)
-        tokens, align = self.budget["block_tokens"], self.budget["tensor_alignment"]
+        policy = next(p for p in self.rules.policies if p.quant_policy == self.settings.quant_policy)
+        tokens, align = self.rules.block_tokens, self.rules.tensor_alignment_bytes
         total = 0
         for group in self.text.layer_groups:
             attention = group.attention
             slots = tokens * kv_heads_per_rank(attention.num_kv_heads, self.settings.tp)
             layer = 0
-            for width, extra in ((policy["k"], policy["k_extra"]), (policy["v"], policy["v_extra"])):
+            for width, extra in ((policy.k, policy.k_extra), (policy.v, policy.v_extra)):
                 layer += round_up(int(slots * attention.head_dim * width), align)
                 layer += round_up(slots * extra, align)
             total += layer * len(group.layers)
@@ -190,20 +184,20 @@ class PytorchEngine:
         share = int(max(free_bytes - reserve, 0) * self.settings.cache_max_entry_count)
         block = self.block_bytes()
         blocks = share // block
-        if blocks <= self.budget["min_blocks_hard"]:
+        if blocks <= self.rules.min_blocks_hard:
             blocks = 0
-        tokens = max(blocks - self.budget["reserved_blocks"], 0) * self.budget["block_tokens"]
+        tokens = max(blocks - self.rules.reserved_blocks, 0) * self.rules.block_tokens
         formula = (
             f"{self.settings.cache_max_entry_count:g} of ({format_bytes(free_bytes)} free - {format_bytes(reserve)} "
             f"reserve) in blocks of {block} bytes"
         )
-        return KvCache(blocks * block, self.budget["block_tokens"], block, blocks, tokens, formula)
+        return KvCache(blocks * block, self.rules.block_tokens, block, blocks, tokens, formula)
 
     def after_kv(self, kv: KvCache) -> tuple[Term, ...]:
         """CUDA graphs with their block tables; activations come with load."""
         sizes = self.capture_sizes()
-        tables = sum(int(self.graphs["block_table_element_bytes"]) * size * kv.blocks for size in sizes)
-        size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code_bytes
+        tables = sum(self.rules.block_table_element_bytes * size * kv.blocks for size in sizes)
+        size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code.size_bytes
         widest = max(
             g.mlp.intermediate_size if isinstance(g.mlp, DenseMlp) else g.mlp.expert_intermediate_size
             for g in self.text.layer_groups
@@ -220,7 +214,7 @@ class PytorchEngine:
                 size,
                 size + self.host.first_request_bytes + self.kv_reserve_bytes() + step + sampling,
                 self.host.kernel_code.evidence,
-                f"{format_bytes(self.host.late_code_bytes)} of graphs and kernels + block tables of {len(sizes)} "
+                f"{format_bytes(self.host.late_code.size_bytes)} of graphs and kernels + block tables of {len(sizes)} "
                 f"captured batch sizes x {kv.blocks} blocks x 4",
                 "captured graphs; activations and logits under load at the high end",
             ),
@@ -228,7 +222,7 @@ class PytorchEngine:
 
     def capture_sizes(self) -> list[int]:
         """Batch sizes that are captured: powers of two, then steps, then the largest."""
-        batch, limit, step = self.settings.max_batch_size, self.graphs["powers_of_two_up_to"], self.graphs["step"]
+        batch, limit, step = self.settings.max_batch_size, self.rules.powers_of_two_up_to, self.rules.step
         sizes = {1 << n for n in range(limit.bit_length()) if 1 << n <= min(limit, batch)}
         sizes |= set(range(2 * step, batch + 1, step)) | {batch}
         return sorted(sizes)

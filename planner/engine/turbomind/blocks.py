@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from planner.data import read_toml
 from planner.engine.base import Deployment
 from planner.engine.turbomind.slabs import Turbomind
+from planner.kinds import assert_never
 from planner.lmdeploy.versions import native_vision
+from planner.lmdeploy.words import BatchBuffers
 from planner.memory import kv_cache
 from planner.memory.pool import reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
@@ -31,8 +33,7 @@ class TurbomindBlocks(Turbomind):
     def __init__(self, deployment: Deployment) -> None:
         super().__init__(deployment)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
-        tp = self.settings.tp if self.rules.forward_tokens == "sum_ceil_tp" else 1
-        self.max_step_tokens = round_up(step, tp)
+        self.max_step_tokens = round_up(step, self.rules.forward_tokens.multiple(self.settings.tp))
 
     def before_kv(self) -> tuple[Term, ...]:
         """Context, weights and, depending on the version, workspaces and batch buffers."""
@@ -75,11 +76,11 @@ class TurbomindBlocks(Turbomind):
     def _workspaces_before(self) -> Iterable[tuple[str, int, str]]:
         rules = self.rules
         size = rules.cublas_workspace_bytes
-        if rules.free_sampled != "after_weights":
+        if rules.free_sampled.behind_workspace:
             size += rules.gemm_workspace_bytes
-            if rules.batch_buffers != "phases":  # which count it themselves
+            if rules.batch_buffers is not BatchBuffers.PHASES:  # which count it themselves
                 size += self._attention_workspace()
-        if rules.free_sampled == "after_model":
+        if rules.free_sampled.behind_buffers:
             size += self._batch_bytes()
         yield "workspaces", reserved(size), "workspaces (and buffers, from 0.12) that precede the KV cache"
 
@@ -88,15 +89,17 @@ class TurbomindBlocks(Turbomind):
         return None
 
     def kv_cache(self, free_bytes: int) -> KvCache:
-        """Whole blocks of the ratio's share of free memory, in one allocation."""
+        """Whole blocks of the ratio's share of free memory, or as many as were asked for, in one allocation."""
         settings, rules = self.settings, self.rules
-        share = kv_cache.share_of(free_bytes, settings.cache_max_entry_count)
-        heads_tp = 1 if rules.kv_heads_in_block == "all" else settings.tp
+        heads_tp = rules.kv_heads_in_block.ranks(settings.tp)
         block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
-        blocks = share // block
-        formula = (
-            f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks; a block is "
-            + kv_cache.block_formula(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        blocks = settings.num_kv_blocks
+        how = f"{blocks} blocks as asked"
+        if blocks is None:
+            blocks = kv_cache.share_of(free_bytes, settings.cache_max_entry_count) // block
+            how = f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks"
+        formula = f"{how}; a block is " + kv_cache.block_formula(
+            self.text, settings.quant_policy, rules.block_tokens, heads_tp
         )
         return KvCache(blocks * block, rules.block_tokens, block, blocks, blocks * rules.block_tokens, formula)
 
@@ -104,9 +107,9 @@ class TurbomindBlocks(Turbomind):
         """Batch buffers and workspaces not yet there, and what the first forwards grow."""
         rules = self.rules
         size = 0
-        if rules.free_sampled == "after_weights":
+        if not rules.free_sampled.behind_workspace:
             size += rules.gemm_workspace_bytes + self._attention_workspace()
-        if rules.free_sampled != "after_model":
+        if not rules.free_sampled.behind_buffers:
             size += self._batch_bytes(kv)
         terms = []
         if size:
@@ -120,7 +123,7 @@ class TurbomindBlocks(Turbomind):
                 )
             )
         # Without a warm-up these appear with traffic: a short request at first, a full step at most.
-        warm = rules.warm_up == "all" or (rules.warm_up == "int4_only" and self.quantization is not None)
+        warm = rules.warm_up.runs(quantized=self.quantization is not None)
         full = reserved(self.forward_bytes(min(self.max_step_tokens, max(kv.tokens, 1)), self._longest(kv)))
         tokens = self.max_step_tokens if warm else min(64, self.max_step_tokens)
         first = reserved(self.forward_bytes(min(tokens, max(kv.tokens, 1))))
@@ -162,32 +165,31 @@ class TurbomindBlocks(Turbomind):
         tp = self.settings.tp
         heads = max(g.attention.num_heads for g in self.text.layer_groups) // tp
         head_dim = max(g.attention.head_dim for g in self.text.layer_groups)
-        extra = 12 if self.rules.attention_workspace == "m_l_o" else 8
-        return 4096 * heads * (extra + 4 * head_dim) + 16384
+        return 4096 * heads * (self.rules.attention_workspace.state_bytes + 4 * head_dim) + 16384
 
     def _batch_bytes(self, kv: KvCache | None = None) -> int:
         """What the version keeps for its batch; `batch_buffers` of the version table names the three layouts."""
         batch, session = self.settings.max_batch_size, self._session(kv)
         hidden, rows = self.text.hidden_size, head_rows(self.text, self.sharding)
-        if self.rules.batch_buffers == "phases":
-            return self._phases_bytes(batch, rows)
+        layout = self.rules.batch_buffers
         shared = (
             batch * hidden * _HALF_BYTES
             + 8192 * batch
             + 8 * (batch * ceil_div(session, self.rules.block_tokens) + 1)
             + 4 * self.max_step_tokens
         )
-        if self.rules.batch_buffers == "symmetric":
-            exchanged = (self.max_step_tokens * hidden + batch * rows) * _HALF_BYTES
-            return shared + exchanged + 20 * batch * session + 4 * batch * rows
-        step = session if self.rules.hidden_tokens == "session_len" else self.max_step_tokens
-        return (
-            shared
-            + 4 * (step - self.max_step_tokens)
-            + (2 * step + batch) * hidden * _HALF_BYTES
-            + 24 * batch * session
-            + 8 * batch * rows
-        )
+        match layout:
+            case BatchBuffers.PHASES:
+                return self._phases_bytes(batch, rows)
+            case BatchBuffers.SYMMETRIC:
+                exchanged = (self.max_step_tokens * hidden + batch * rows) * _HALF_BYTES
+                return shared + exchanged + 20 * batch * session + 4 * batch * rows
+            case BatchBuffers.DECODER:
+                step = self.rules.hidden_tokens.of(session_tokens=session, step_tokens=self.max_step_tokens)
+                states = 4 * (step - self.max_step_tokens) + (2 * step + batch) * hidden * _HALF_BYTES
+                return shared + states + 24 * batch * session + 8 * batch * rows
+            case _:
+                assert_never(layout)
 
     def _phases_bytes(self, batch: int, rows: int) -> int:
         """The newer engine's buffers, what ranks exchange, and one attention output of a mixture of experts
@@ -204,11 +206,11 @@ class TurbomindBlocks(Turbomind):
 
     def _hidden_states(self) -> int:
         """From 0.8 to 0.11 one of the two lies among the batch buffers, whatever the tp."""
-        return 1 if self.rules.batch_buffers == "symmetric" else super()._hidden_states()
+        return 1 if self.rules.batch_buffers is BatchBuffers.SYMMETRIC else super()._hidden_states()
 
     def _forward_parts(self, tokens: int, context_tokens: int) -> list[tuple[str, int]]:
         """From 0.8 a step's buffers come from a pool, as in newer engines; before, each layer kept its own."""
-        if self.rules.batch_buffers != "decoder":
+        if self.rules.batch_buffers is not BatchBuffers.DECODER:
             return super()._forward_parts(tokens, context_tokens)
         return list(self._kept_parts(tokens, max(tokens, context_tokens)))
 

@@ -9,11 +9,12 @@ Calls and sizes from traces of LMDeploy 0.18.0 on an H200 (eleven models), check
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from planner.engine.turbomind.formats import PARAM_BYTES, SM90_PARAM_BYTES
+from planner.engine.turbomind.formats import packed_param_bytes
+from planner.lmdeploy.words import Subject
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES, aligned, reserved
 from planner.memory.terms import Evidence, Term
@@ -22,10 +23,6 @@ from planner.model.spec import Quantization
 from planner.units import MIB, format_bytes
 
 _HALF_BYTES = 2
-_EVIDENCE = Evidence("formula", "replay of calls traced on H200, 0.18.0; the band is a race between host and GPU")
-_MOVED = Evidence("formula", "traced on H200, 0.18.0; the band is a race between host and GPU")
-_READ = Evidence("assumed", "read in the source of 0.16.0, traced on no such GPU")
-"""Which capability packs what: GetConverters, `src/turbomind/kernels/gemm/convert_v3.cu`, v0.16.0."""
 _WORKSPACE_BYTES = (1 * MIB, 32 * MIB, 2 * MIB)
 """The GEMM workspace, in the order in which it is taken (traced)."""
 _GROWTH_US = 400.0
@@ -99,28 +96,32 @@ def conversion_leftover(
     group_size: int,
     room: Room,
     capability: int,
+    traced: Callable[[Subject], Evidence],
 ) -> Leftover | None:
     """What the pool keeps besides the weights, or None where nothing is converted.
+
+    Which capability packs what: GetConverters, `src/turbomind/kernels/gemm/convert_v3.cu`, v0.16.0.
 
     Args:
         linears: the decoder's linears on one rank; of a quantized model those that are quantized.
         group_size: inputs that share a scale in the engine's 4-bit format.
         room: of the weights.
         capability: compute capability, such as 90.
+        traced: the evidence of packing and of moving weights there.
     """
     shapes = list(linears)
     if quantization is not None:
         if not shapes:
             return None
         if moves_weights(quantization, capability):
-            return _transposed(shapes, 1, room.used_bytes)
-        return _packed(shapes, group_size if quantization.bits == 4 else 0, room, traced=capability == 90)
+            return _transposed(shapes, 1, room.used_bytes, traced(Subject.MOVING))
+        return _packed(shapes, group_size if quantization.bits == 4 else 0, room, capability, traced(Subject.PACKING))
     experts = [shape for shape in shapes if shape.what.startswith("expert")]
     if not experts or capability // 10 in (10, 11):
         return None  # dense 16-bit linears stay as they are; so do experts where cuBLAS multiplies them
     if moves_weights(quantization, capability):
-        return _transposed(experts, _HALF_BYTES, room.used_bytes)
-    return _packed(experts, 0, room, traced=False)
+        return _transposed(experts, _HALF_BYTES, room.used_bytes, traced(Subject.MOVING))
+    return _packed(experts, 0, room, capability, traced(Subject.PACKING))
 
 
 def moves_weights(quantization: Quantization | None, capability: int) -> bool:
@@ -128,7 +129,7 @@ def moves_weights(quantization: Quantization | None, capability: int) -> bool:
     return capability == 90 and (quantization is None or quantization.method == "fp8")
 
 
-def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: bool) -> Leftover:
+def _packed(shapes: list[LinearShape], group_size: int, room: Room, capability: int, evidence: Evidence) -> Leftover:
     """Packing takes two temporaries of two bytes a weight, then room for scales and zeros in one; theirs are freed.
 
     On a GPU that nobody traced the low end is one temporary of gate and up alone: layouts that keep the order of the
@@ -137,21 +138,21 @@ def _packed(shapes: list[LinearShape], group_size: int, room: Room, *, traced: b
     layer = _layer(shapes, group_size)
     num_layers = max(shape.count for shape in shapes) // max(_repeats(shape, shapes) for shape in shapes)
     num_layers = max(min(num_layers, _MOST_LINEARS // len(layer)), 1)
-    param_bytes = SM90_PARAM_BYTES if traced else PARAM_BYTES
+    param_bytes = packed_param_bytes(capability)
     runs = [
         _replay(layer, num_layers, room, param_bytes, call_us, catches_up=catches_up)
         for call_us, catches_up in ((_CALL_US, True), (_CALL_US, False), *((us, True) for us in _SLOW_CALLS_US))
     ]
     size, low, high = _band([run.left for run in runs])
     widest = max(linear.num_weights for linear in layer)
-    if not traced:
+    if evidence.kind == "assumed":
         low = min(low, reserved(room.used_bytes + _HALF_BYTES * widest) - reserved(room.used_bytes))
     term = Term(
         "conversion_leftover",
         size,
         low,
         high,
-        _EVIDENCE if traced else _READ,
+        evidence,
         f"two temporaries of up to {format_bytes(_HALF_BYTES * widest)} for each linear, replayed: {format_bytes(low)} "
         f"to {format_bytes(high)} in pages of 32 MiB",
         "freed temporaries of packing weights, held until the warm-up is over",
@@ -259,7 +260,7 @@ def _scale_addresses(layer: tuple[_Linear, ...], num_layers: int, end: int) -> I
             at += weights + 2 * scales
 
 
-def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int) -> Leftover:
+def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int, evidence: Evidence) -> Leftover:
     """On compute capability 9.0 experts and fp8 linears are transposed: a copy each, the original freed behind it."""
     sizes = {shape.what: element_bytes * shape.num_in * shape.num_out for shape in shapes}
     wide = max((size for what, size in sizes.items() if "gate and up" in what), default=0)
@@ -275,7 +276,7 @@ def _transposed(shapes: list[LinearShape], element_bytes: int, used_bytes: int) 
         size,
         low,
         high,
-        _MOVED,
+        evidence,
         f"copies of gate and up {format_bytes(wide)} twice and down {format_bytes(down)}, in pages of 32 MiB",
         "freed originals of transposed weights, held until the warm-up is over",
     )

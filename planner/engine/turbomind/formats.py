@@ -11,13 +11,15 @@ from planner.model.spec import Quantization, TensorNames
 from planner.units import ceil_div
 
 _HALF_BYTES = 2
-SM90_INT4_GROUP = 32
-"""On compute capability 9.0 the 4-bit kernels of 0.18 take a scale and a zero for every 32 inputs: the loader repeats
-those of a group of 128 four times (`lmdeploy/turbomind/linear.py`, _apply_bridge; sizes traced)."""
 SM90_PARAM_BYTES = 2.5
-"""Packed there, a 16-bit scale goes with a 4-bit zero (traced)."""
+"""Packed on compute capability 9.0, a 16-bit scale goes with a 4-bit zero (traced)."""
 PARAM_BYTES = 4.0
 """Packed elsewhere, both have 16 bits (`linear_weight.cc`, 0.16.0)."""
+
+
+def packed_param_bytes(capability: int) -> float:
+    """Bytes of a group's scale and zero once they are packed for a compute capability such as 90."""
+    return SM90_PARAM_BYTES if capability == 90 else PARAM_BYTES
 
 
 @dataclass(frozen=True, slots=True)

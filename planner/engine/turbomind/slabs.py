@@ -14,10 +14,13 @@ from planner.engine.memo import once_per_weights
 from planner.engine.turbomind import forward, warmup
 from planner.engine.turbomind.batch import batch_buffers
 from planner.engine.turbomind.conversion import Leftover, Room, conversion_leftover
-from planner.engine.turbomind.formats import SM90_INT4_GROUP, Format
+from planner.engine.turbomind.formats import Format
 from planner.engine.turbomind.loading import staging_bytes
 from planner.hardware import overhead
+from planner.kinds import EngineName, assert_never
+from planner.lmdeploy.evidence import traced
 from planner.lmdeploy.versions import native_vision, turbomind_rules
+from planner.lmdeploy.words import FusedSilu, IntermediatePadding, Subject
 from planner.memory import kv_cache, weights
 from planner.memory.pool import aligned, reserved
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
@@ -31,7 +34,6 @@ _RANDOM_STATE_BYTES = 2 * MIB
 _ASSUMED_L2_BYTES = 50 * MIB
 _MAX_L2_BYTES = 130 * MIB
 """For a GPU whose L2 cache is not known: the catalog's cards have 2 to 128 MiB, an H100 50."""
-_TRACED = Evidence("formula", "traced on H200, 0.18.0")
 
 
 class Turbomind:
@@ -52,7 +54,7 @@ class Turbomind:
             vocab_multiple=self.rules.vocab_multiple,
             intermediate_multiple=self._intermediate_multiple(),
         )
-        self.host = overhead.find_host(deployment.gpu, "turbomind", self.settings.lmdeploy.version)
+        self.host = overhead.find_host(deployment.gpu, EngineName.TURBOMIND, self.settings.lmdeploy.version)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, tp)
 
@@ -64,10 +66,17 @@ class Turbomind:
 
     def _intermediate_multiple(self) -> int:
         """Padding of an MLP's intermediate size; 1 for none."""
-        if self.rules.intermediate_padding == "none":
-            return 1
-        if self.rules.intermediate_padding == "group_tp_only" and self.settings.tp == 1:
-            return 1
+        padding = self.rules.intermediate_padding
+        match padding:
+            case IntermediatePadding.NONE:
+                return 1
+            case IntermediatePadding.GROUP_TP_ONLY:
+                if self.settings.tp == 1:
+                    return 1
+            case IntermediatePadding.GROUP | IntermediatePadding.PLAN:
+                pass
+            case _:
+                assert_never(padding)
         group = self.rules.dense_group
         if self.quantization is not None:
             group = max(group, self.quantization.group_size)
@@ -94,7 +103,7 @@ class Turbomind:
                 pool_bytes - text_bytes - vision_bytes,
                 "weights aligned to 512 bytes and their pool to pages of 32 MiB",
                 "ends of allocations and of the pool's last page",
-                _TRACED,
+                self._traced(Subject.POOLS),
             )
         )
         if self._workspace_first:
@@ -113,10 +122,15 @@ class Turbomind:
             terms.append(nccl[0])
         return tuple(terms)
 
+    def _traced(self, subject: Subject) -> Evidence:
+        """Where a formula of this engine was traced."""
+        version, capability = self.settings.lmdeploy.rules, self.deployment.gpu.compute_capability
+        return traced(subject, EngineName.TURBOMIND, version, capability)
+
     @property
     def _workspace_first(self) -> bool:
         """Whether the GEMM workspace is there when free memory is read."""
-        return self.rules.free_sampled == "after_weights_and_gemm_workspace"
+        return self.rules.free_sampled.behind_workspace
 
     def _workspace_growth(self) -> int:
         """What the GEMM workspace adds to the weights' pool."""
@@ -124,7 +138,9 @@ class Turbomind:
         return reserved(used + aligned(self.rules.gemm_workspace_bytes)) - reserved(used)
 
     def _communicator(self) -> tuple[Term, Term] | None:
-        return overhead.communicator(self.settings.tp, self.deployment.gpu, "turbomind", self.settings.lmdeploy.version)
+        return overhead.communicator(
+            self.settings.tp, self.deployment.gpu, EngineName.TURBOMIND, self.settings.lmdeploy.version
+        )
 
     @once_per_weights
     def weights_bytes(self) -> tuple[int, int]:
@@ -161,8 +177,8 @@ class Turbomind:
         if self.quantization is None:
             return None
         capability, group_size = self.deployment.gpu.compute_capability, self.quantization.group_size
-        if capability == 90 and self.rules.intermediate_padding == "plan":
-            group_size = min(group_size, SM90_INT4_GROUP)
+        if capability == 90 and self.rules.int4_sm90_group:
+            group_size = min(group_size, self.rules.int4_sm90_group)
         native_fp8 = self.quantization.method == "fp8" and capability == self.rules.fp8_native_sm
         return Format(self.quantization, group_size, native_fp8)
 
@@ -181,6 +197,7 @@ class Turbomind:
             kept.group_size if kept else 0,
             Room(self._pool_used_bytes(), head.aligned_bytes),
             self.deployment.gpu.compute_capability,
+            self._traced,
         )
 
     # --- the KV cache --------------------------------------------------------------------------------------------
@@ -215,17 +232,11 @@ class Turbomind:
                 f"buffers for batch {self.settings.max_batch_size}, session {self.settings.session_len} tokens, "
                 f"step {self.max_step_tokens} tokens: {format_bytes(buffers)}, with the KV region in pages of 32 MiB",
                 "token ids, block tables, sampling and attention workspace",
-                _TRACED,
+                self._traced(Subject.POOLS),
             ),
             self._gemm_workspace(),
             self._forward_buffers(kv),
-            exact(
-                "late_code",
-                self.host.late_code_bytes,
-                format_bytes(self.host.late_code_bytes),
-                "kernels loaded while warming up",
-                self.host.kernel_code.evidence,
-            ),
+            self.host.late_code,
         ]
         if self.settings.tp > 1:
             nccl = self._communicator()
@@ -276,7 +287,7 @@ class Turbomind:
         l2_bytes = self.deployment.gpu.l2_cache_bytes
         flush_bytes = _ASSUMED_L2_BYTES if l2_bytes is None else l2_bytes
         size, low, high = (grown + flush_bytes + _RANDOM_STATE_BYTES for grown in kept)
-        evidence = _TRACED
+        evidence = self._traced(Subject.POOLS)
         if l2_bytes is None:
             low, high = low - flush_bytes, high - flush_bytes + _MAX_L2_BYTES
             evidence = Evidence("assumed", "the L2 cache of this GPU is not known")
@@ -304,7 +315,7 @@ class Turbomind:
             size,
             reserved(forward.least_bytes(self.text, self._step(tokens, 0), self._padded)),
             high,
-            Evidence("formula", "traced on H200, 0.18.0; the high end is a full step and full sampling"),
+            self._traced(Subject.FORWARD),
             forward.formula(parts),
             f"activations of the longest warm-up request, {tokens} tokens",
         )
@@ -358,9 +369,15 @@ class Turbomind:
         rule, capability = self.rules.fused_silu, self.deployment.gpu.compute_capability
         if self.quantization is None:
             # cuBLAS multiplies experts from 10.0 on (`builders/ffn.py`, _should_fuse_silu, 0.15.0 and 0.16.0).
-            dense = rule == "bf16_sm90" and capability == 90 and self.settings.dtype is DType.BF16
+            dense = rule is FusedSilu.BF16_SM90 and capability == 90 and self.settings.dtype is DType.BF16
             return dense, capability < 100
-        fused = not (rule == "int4_or_fp8_weights" and self._native_fp8)
+        match rule:
+            case FusedSilu.INT4_OR_FP8_WEIGHTS:
+                fused = not self._native_fp8
+            case FusedSilu.BF16_SM90 | FusedSilu.QUANTIZED:
+                fused = True
+            case _:
+                assert_never(rule)
         return fused, fused
 
     @cached_property
@@ -390,7 +407,7 @@ class Turbomind:
             size,
             "embedding + output head as read and transposed, or a layer's tensors where those are larger",
             "tensors on their way into the engine",
-            _TRACED,
+            self._traced(Subject.POOLS),
         )
 
     def _weights_formula(self, size: int) -> str:

@@ -1,0 +1,192 @@
+"""What LMDeploy refuses: models, formats, GPUs and values that an engine of a version does not take."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from packaging.version import Version
+
+from planner.errors import UnsupportedModelError, UsageError
+from planner.hardware.gpu import Gpu
+from planner.kinds import EngineName, assert_never
+from planner.lmdeploy import versions
+from planner.lmdeploy.versions import LmdeployVersion
+from planner.lmdeploy.words import KvReplication, RatioRange
+from planner.model.spec import ModelSpec, MoeMlp, Quantization
+
+MAX_KV_BLOCKS: Final = 2**24
+"""The largest number up to which the engine's float tells all whole numbers apart."""
+
+
+class Limits(NamedTuple):
+    """What an engine of a version takes of the settings that both have.
+
+    `session_len_extra` tokens are added to the model's maximum where no session length is given.
+    """
+
+    ratio_range: RatioRange
+    default_ratio: float
+    quant_policies: tuple[int, ...]
+    session_len_extra: int
+
+
+def limits_of(engine: EngineName, version: Version) -> Limits:
+    """The limits of one engine."""
+    match engine:
+        case EngineName.TURBOMIND:
+            turbomind = versions.turbomind_rules(version)
+            return Limits(
+                turbomind.ratio_range,
+                turbomind.default_cache_max_entry_count,
+                turbomind.quant_policies,
+                turbomind.default_session_len_extra,
+            )
+        case EngineName.PYTORCH:
+            pytorch = versions.pytorch_rules(version)
+            policies = tuple(sorted(policy.quant_policy for policy in pytorch.policies))
+            return Limits(pytorch.ratio_range, pytorch.default_cache_max_entry_count, policies, 0)
+        case _:
+            assert_never(engine)
+
+
+def ratio(limits: Limits, lmdeploy: LmdeployVersion, value: float | None) -> float:
+    """The value of `cache_max_entry_count`, by default the engine's."""
+    if value is None:
+        return limits.default_ratio
+    if 0 < value < 1:
+        return value
+    match limits.ratio_range:
+        case RatioRange.SHARE:
+            counts = f"; LMDeploy {lmdeploy.version} takes no number of blocks" if value > 1 else ""
+            raise UsageError(
+                f"--cache-max-entry-count is {value:g}; expected a share between 0 and 1, such as 0.8{counts}",
+                "It is the share of the memory that is free after loading, not of the whole card",
+            )
+        case RatioRange.SHARE_OR_BLOCKS:
+            if 1 <= value <= MAX_KV_BLOCKS and value == int(value):
+                return float(value)
+            raise UsageError(
+                f"--cache-max-entry-count is {value:.10g}; expected a share between 0 and 1, such as 0.8, or a number "
+                f"of blocks, 1 to {MAX_KV_BLOCKS}",
+                "The share is of the memory that is free after loading, not of the whole card",
+            )
+        case _:
+            assert_never(limits.ratio_range)
+
+
+def check_option(option: str, lmdeploy: LmdeployVersion) -> None:
+    """Refuse what a version cannot be told.
+
+    Raises:
+        UsageError: `lmdeploy serve api_server` of that version has no such option.
+    """
+    if not versions.has_option(option, lmdeploy.rules):
+        raise UsageError(
+            f"LMDeploy {lmdeploy.version} has no {option}", f"{option} is there from {versions.since(option)} on"
+        )
+
+
+def check(
+    spec: ModelSpec,
+    gpu: Gpu,
+    lmdeploy: LmdeployVersion,
+    engine: EngineName,
+    quantization: Quantization | None,
+    tp: int,
+    quant_policy: int,
+) -> None:
+    """Refuse what the engine does not take of a model on a GPU.
+
+    Raises:
+        UsageError: tensor parallelism that does not divide the model, or a KV cache that has no kernels.
+        UnsupportedModelError: a head size or a format that has none.
+    """
+    _check_tp(spec, tp)
+    match engine:
+        case EngineName.TURBOMIND:
+            _check_heads(spec, gpu, lmdeploy, tp, quant_policy)
+            _check_format(gpu, lmdeploy, quantization)
+        case EngineName.PYTORCH:
+            _check_pytorch(spec, lmdeploy, quantization)
+        case _:
+            assert_never(engine)
+
+
+def _check_tp(spec: ModelSpec, tp: int) -> None:
+    if tp == 1:
+        return
+    text = spec.text
+    if text.hidden_size % tp:
+        raise UsageError(f"--tp {tp} does not divide the hidden size {text.hidden_size} of {spec.name}")
+    for group in text.layer_groups:
+        attention = group.attention
+        heads, kv_heads = attention.num_heads, attention.num_kv_heads
+        if heads % tp:
+            raise UsageError(
+                f"--tp {tp} does not divide the {heads} attention heads of {spec.name}",
+                "Possible: " + ", ".join(str(n) for n in range(1, 65) if heads % n == 0 and text.hidden_size % n == 0),
+            )
+        if kv_heads % tp and tp % kv_heads:
+            raise UsageError(
+                f"--tp {tp} neither divides nor is a multiple of the {kv_heads} key-value heads of {spec.name}"
+            )
+
+
+def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, quant_policy: int) -> None:
+    rules = versions.turbomind_rules(lmdeploy.rules)
+    sm = gpu.compute_capability
+    if rules.tp_power_of_two and tp & (tp - 1):
+        raise UsageError(f"--tp is {tp}; LMDeploy {lmdeploy.version} takes powers of two")
+    for group in spec.text.layer_groups:
+        head_dim = group.attention.head_dim
+        if head_dim not in (*rules.head_dims, *(rules.head_dims_sm80 if sm >= 80 else ())):
+            raise UnsupportedModelError(
+                f"TurboMind of LMDeploy {lmdeploy.version} has no attention kernels for head_dim {head_dim} "
+                f"on compute capability {sm / 10}",
+                f"It has {', '.join(map(str, rules.head_dims))}; try --engine pytorch",
+            )
+        if quant_policy == 4 and head_dim in rules.kv_int4_not_for:
+            raise UsageError(f"TurboMind has no int4 KV cache for head_dim {head_dim}", "Use --quant-policy 8")
+        match rules.kv_replication:
+            case KvReplication.NONE:
+                if group.attention.num_kv_heads % tp:
+                    raise UsageError(
+                        f"--tp {tp} does not divide the {group.attention.num_kv_heads} key-value heads, "
+                        f"and LMDeploy {lmdeploy.version} does not repeat them"
+                    )
+            case KvReplication.TP_MULTIPLE | KvReplication.ROUND_UP:
+                pass  # what neither takes is refused for every engine
+            case _:
+                assert_never(rules.kv_replication)
+
+
+def _check_format(gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantization | None) -> None:
+    if quantization is None:
+        return
+    rules = versions.turbomind_rules(lmdeploy.rules)
+    sm, method = gpu.compute_capability, quantization.method
+    if method not in rules.formats:
+        raise UnsupportedModelError(f"TurboMind of LMDeploy {lmdeploy.version} does not serve {method}")
+    minimum = rules.min_sm_fp8 if method == "fp8" else rules.min_sm_w4a16
+    if sm < minimum:
+        raise UnsupportedModelError(
+            f"{method} needs compute capability {minimum / 10} in LMDeploy {lmdeploy.version}; {gpu.name} has {sm / 10}"
+        )
+    if method != "fp8" and quantization.group_size not in rules.int4_group_sizes:
+        raise UnsupportedModelError(
+            f"{method} with groups of {quantization.group_size} is not served; "
+            f"LMDeploy {lmdeploy.version} takes {', '.join(map(str, rules.int4_group_sizes))}"
+        )
+
+
+def _check_pytorch(spec: ModelSpec, lmdeploy: LmdeployVersion, quantization: Quantization | None) -> None:
+    if quantization is None:
+        return
+    rules, method = versions.pytorch_rules(lmdeploy.rules), quantization.method
+    experts = any(isinstance(group.mlp, MoeMlp) for group in spec.text.layer_groups)
+    if method in ("awq", "gptq") and experts and not rules.awq_moe:
+        raise UnsupportedModelError(
+            "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
+        )
+    if method not in rules.formats:
+        raise UnsupportedModelError(f"the PyTorch engine does not serve {method.upper()}", "Use --engine turbomind")
