@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class LmplanError(Exception):
@@ -73,3 +74,8 @@ def perhaps(word: str, known: Iterable[str]) -> str:
     """A hint "Perhaps you meant a, b" for an unknown `word`, or an empty string."""
     names = nearest(word, known)
     return f"Perhaps you meant {', '.join(names)}" if names else ""
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """End a `match` that takes a kind apart: a kind that it lacks is a type error (`typing` has this from 3.11 on)."""
+    raise AssertionError(f"{value!r} is of a kind that this place does not know")

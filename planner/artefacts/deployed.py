@@ -9,6 +9,7 @@ from planner.data import read_toml
 from planner.footprint import MemoryEstimate
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
 from planner.lmdeploy.versions import default_max_batch_size, has_option
+from planner.model.spec import QuantMethod
 from planner.request import Load
 
 
@@ -59,10 +60,10 @@ class Deployed:
         settings, deployment = self.settings, self.memory.deployment
         config: dict[str, str | int | float] = {}
         if settings.quantization is not None and (
-            settings.engine == "turbomind" or settings.quantization.method == "fp8"
+            settings.engine == "turbomind" or settings.quantization.method is QuantMethod.FP8
         ):
             # The PyTorch engine reads AWQ off the checkpoint; its model_format is for fp8 alone.
-            config["model_format"] = settings.quantization.method
+            config["model_format"] = settings.quantization.method.value
         if settings.tp > 1:
             config["tp"] = settings.tp
         if settings.session_len != default_session_len(self.memory):

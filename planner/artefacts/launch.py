@@ -9,6 +9,7 @@ from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
 from planner.lmdeploy.versions import default_max_batch_size, has_option
 from planner.model import catalog
 from planner.model.source import ModelSource
+from planner.model.spec import QuantMethod
 
 
 def served_name(source: ModelSource) -> str:
@@ -40,8 +41,8 @@ def api_server_command(plan: MemoryEstimate, model: str) -> str:
     words += ["--backend", settings.engine]
     quantized = settings.quantization
     # The PyTorch engine reads AWQ off the checkpoint; the option means fp8 to it.
-    if quantized is not None and (settings.engine == "turbomind" or quantized.method == "fp8"):
-        words += ["--model-format", quantized.method]
+    if quantized is not None and (settings.engine == "turbomind" or quantized.method is QuantMethod.FP8):
+        words += ["--model-format", quantized.method.value]
     if settings.quant_policy:
         words += ["--quant-policy", str(settings.quant_policy)]
     words += ["--cache-max-entry-count", f"{settings.cache_max_entry_count:g}"]

@@ -9,9 +9,10 @@ from planner.engine.turbomind.slabs import Turbomind
 from planner.lmdeploy.versions import turbomind_rules
 
 
-def pick_engine(deployment: Deployment) -> Engine:
-    """The memory model for the deployment's engine and version."""
+def pick_engine(deployment: Deployment, rank: int = 0) -> Engine:
+    """The memory model of one rank of the deployment, for its engine and version."""
+    assert 0 <= rank < deployment.settings.parallelism.num_ranks, rank
     if deployment.settings.engine == "pytorch":
-        return PytorchEngine(deployment)
+        return PytorchEngine(deployment, rank)
     rules = turbomind_rules(deployment.settings.lmdeploy.rules)
-    return Turbomind(deployment) if rules.kv_allocator == "slabs" else TurbomindBlocks(deployment)
+    return Turbomind(deployment, rank) if rules.kv_allocator == "slabs" else TurbomindBlocks(deployment, rank)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.errors import UnsupportedModelError, UsageError
+from planner.errors import UnsupportedModelError, UsageError, assert_never
 from planner.hardware.gpu import Gpu
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
+from planner.memory.parallelism import Parallelism
 from planner.model.dtypes import DType
 from planner.model.formats import choose
-from planner.model.spec import ModelSpec, Quantization
+from planner.model.spec import GroupedQueryAttention, ModelSpec, Quantization, QuantMethod
 
 ENGINES = ("turbomind", "pytorch")
 QUANT_POLICIES = (0, 4, 8)
@@ -51,6 +52,11 @@ class Settings:
     max_batch_size: int
     max_prefill_token_num: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the GPUs share the model."""
+        return Parallelism(self.tp)
 
 
 def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes) -> Settings:
@@ -168,16 +174,24 @@ def _check_tp(spec: ModelSpec, tp: int) -> None:
         raise UsageError(f"--tp {tp} does not divide the hidden size {text.hidden_size} of {spec.name}")
     for group in text.layer_groups:
         attention = group.attention
-        heads, kv_heads = attention.num_heads, attention.num_kv_heads
-        if heads % tp:
-            raise UsageError(
-                f"--tp {tp} does not divide the {heads} attention heads of {spec.name}",
-                "Possible: " + ", ".join(str(n) for n in range(1, 65) if heads % n == 0 and text.hidden_size % n == 0),
-            )
-        if kv_heads % tp and tp % kv_heads:
-            raise UsageError(
-                f"--tp {tp} neither divides nor is a multiple of the {kv_heads} key-value heads of {spec.name}"
-            )
+        match attention:
+            case GroupedQueryAttention():
+                _check_heads(spec, attention.num_heads, attention.num_kv_heads, tp)
+            case _:
+                assert_never(attention)
+
+
+def _check_heads(spec: ModelSpec, heads: int, kv_heads: int, tp: int) -> None:
+    if heads % tp:
+        hidden = spec.text.hidden_size
+        raise UsageError(
+            f"--tp {tp} does not divide the {heads} attention heads of {spec.name}",
+            "Possible: " + ", ".join(str(n) for n in range(1, 65) if heads % n == 0 and hidden % n == 0),
+        )
+    if kv_heads % tp and tp % kv_heads:
+        raise UsageError(
+            f"--tp {tp} neither divides nor is a multiple of the {kv_heads} key-value heads of {spec.name}"
+        )
 
 
 def _check_turbomind(
@@ -186,7 +200,12 @@ def _check_turbomind(
     rules = versions.turbomind_rules(lmdeploy.rules)
     sm = gpu.compute_capability
     for group in spec.text.layer_groups:
-        head_dim = group.attention.head_dim
+        attention = group.attention
+        match attention:
+            case GroupedQueryAttention():
+                head_dim, num_kv_heads = attention.head_dim, attention.num_kv_heads
+            case _:
+                assert_never(attention)
         if head_dim not in (*rules.head_dims, *(rules.head_dims_sm80 if sm >= 80 else ())):
             raise UnsupportedModelError(
                 f"TurboMind of LMDeploy {lmdeploy.version} has no attention kernels for head_dim {head_dim} "
@@ -195,25 +214,31 @@ def _check_turbomind(
             )
         if wishes.quant_policy == 4 and head_dim in rules.kv_int4_not_for:
             raise UsageError(f"TurboMind has no int4 KV cache for head_dim {head_dim}", "Use --quant-policy 8")
-        if rules.kv_replication == "none" and group.attention.num_kv_heads % wishes.tp:
+        if rules.kv_replication == "none" and num_kv_heads % wishes.tp:
             raise UsageError(
-                f"--tp {wishes.tp} does not divide the {group.attention.num_kv_heads} key-value heads, "
+                f"--tp {wishes.tp} does not divide the {num_kv_heads} key-value heads, "
                 f"and LMDeploy {lmdeploy.version} does not repeat them"
             )
     if quantization is None:
         return
-    if quantization.method not in rules.formats:
+    if quantization.method.value not in rules.formats:
         raise UnsupportedModelError(f"TurboMind of LMDeploy {lmdeploy.version} does not serve {quantization.method}")
-    minimum = rules.min_sm_fp8 if quantization.method == "fp8" else rules.min_sm_w4a16
+    match quantization.method:
+        case QuantMethod.FP8:
+            minimum, group_sizes = rules.min_sm_fp8, None
+        case QuantMethod.AWQ | QuantMethod.GPTQ:
+            minimum, group_sizes = rules.min_sm_w4a16, rules.int4_group_sizes
+        case _:
+            assert_never(quantization.method)
     if sm < minimum:
         raise UnsupportedModelError(
             f"{quantization.method} needs compute capability {minimum / 10} in LMDeploy {lmdeploy.version}; "
             f"{gpu.name} has {sm / 10}"
         )
-    if quantization.method != "fp8" and quantization.group_size not in rules.int4_group_sizes:
+    if group_sizes is not None and quantization.group_size not in group_sizes:
         raise UnsupportedModelError(
             f"{quantization.method} with groups of {quantization.group_size} is not served; "
-            f"LMDeploy {lmdeploy.version} takes {', '.join(map(str, rules.int4_group_sizes))}"
+            f"LMDeploy {lmdeploy.version} takes {', '.join(map(str, group_sizes))}"
         )
 
 
@@ -237,7 +262,7 @@ def _dtype(
             f"{gpu.name} (compute capability {gpu.compute_capability / 10}) has no bfloat16; fp16 will be used"
         )
         return DType.F16
-    four_bits = quantization is not None and quantization.method in ("awq", "gptq")
+    four_bits = quantization is not None and quantization.bits == 4
     forced = engine == "pytorch" or versions.turbomind_rules(lmdeploy.rules).int4_dtype == "float16"
     if four_bits and forced and dtype is DType.BF16:
         notes.append(f"4-bit weights run in fp16 in LMDeploy {lmdeploy.version}'s {engine} engine")

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.engine.pytorch.packed_copy import packed_bytes
+from planner.memory.linears import LinearKind, LinearShape
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES
-from planner.memory.weights import LinearShape
 from planner.units import MIB
 
 # The first four linears of Qwen2.5-7B, AWQ under the PyTorch engine: addresses in MiB of the weights, scales, zeros,
@@ -49,10 +49,10 @@ def test_the_packed_copy_has_the_traced_pages(
     hidden: int, kv_width: int, intermediate: int, num_layers: int, pages: int
 ) -> None:
     linears = [
-        LinearShape("qkv", hidden, hidden + 2 * kv_width, num_layers, quantized=True),
-        LinearShape("output", hidden, hidden, num_layers, quantized=True),
-        LinearShape("gate and up", hidden, 2 * intermediate, num_layers, quantized=True),
-        LinearShape("down", intermediate, hidden, num_layers, quantized=True),
+        LinearShape(LinearKind.QKV, hidden, hidden + 2 * kv_width, num_layers, quantized=True),
+        LinearShape(LinearKind.OUTPUT, hidden, hidden, num_layers, quantized=True),
+        LinearShape(LinearKind.GATE_UP, hidden, 2 * intermediate, num_layers, quantized=True),
+        LinearShape(LinearKind.DOWN, intermediate, hidden, num_layers, quantized=True),
     ]
     assert packed_bytes(linears, 32, 2.5) == pages * PAGE_BYTES
 
