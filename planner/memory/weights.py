@@ -112,11 +112,10 @@ def check_fused(
         held = _held_out(text, group, linear, entries)
         if any(layers != held[0] for layers in held):
             names = [name.format(expert="*") for name in linear.modules]
-            out = [name for name, layers in zip(names, held, strict=True) if layers]
             raise UnsupportedModelError(
-                f"modules_to_not_convert leaves {', '.join(out)} in 16 bits in layers that quantize another of "
-                f"{', '.join(names)}; LMDeploy makes one linear of these and needs one format",
-                "Hold out all of them, or none",
+                f"modules_to_not_convert holds out a part of {', '.join(names)} and not all; LMDeploy makes one linear "
+                "of them and needs one format",
+                "Hold out all of them in a layer, or none",
             )
 
 
