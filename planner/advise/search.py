@@ -19,6 +19,7 @@ from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.errors import LmplanError
 from planner.lmdeploy import versions
+from planner.lmdeploy.engines import runs_vision
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings, Wishes, decide
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.memory.capacity import KvCache
@@ -240,7 +241,7 @@ class Search:
         tower = self.spec.vision
         if tower is None or not load.num_images:
             return 0
-        native = settings.engine == "turbomind" and versions.native_vision(self.spec.architecture, self.lmdeploy.rules)
+        native = runs_vision(settings.engine, self.spec.architecture, self.lmdeploy.rules)
         return 0 if native else vision_activations(tower).high_bytes
 
     def _lack(self, settings: Settings, load: Load, users: int, load_short: int, short: int) -> str:

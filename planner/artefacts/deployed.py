@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from planner.artefacts.launch import model_argument, needs_remote_code
 from planner.data import read_toml
 from planner.footprint import MemoryEstimate
+from planner.lmdeploy.engines import default_session_len_extra, engine_facts
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
 from planner.lmdeploy.versions import default_max_batch_size, has_option
 from planner.model.spec import QuantMethod
@@ -60,9 +61,8 @@ class Deployed:
         settings, deployment = self.settings, self.memory.deployment
         config: dict[str, str | int | float] = {}
         if settings.quantization is not None and (
-            settings.engine == "turbomind" or settings.quantization.method is QuantMethod.FP8
+            engine_facts(settings.engine).names_every_format or settings.quantization.method is QuantMethod.FP8
         ):
-            # The PyTorch engine reads AWQ off the checkpoint; its model_format is for fp8 alone.
             config["model_format"] = settings.quantization.method.value
         if settings.tp > 1:
             config["tp"] = settings.tp
@@ -79,10 +79,8 @@ class Deployed:
 
 def default_session_len(memory: MemoryEstimate) -> int:
     """LMDeploy's session_len for the model when none is given."""
-    from planner.lmdeploy.versions import turbomind_rules
-
     settings = memory.deployment.settings
-    extra = turbomind_rules(settings.lmdeploy.rules).default_session_len_extra if settings.engine == "turbomind" else 0
+    extra = default_session_len_extra(settings.engine, settings.lmdeploy.rules)
     return memory.deployment.spec.text.max_position_embeddings + extra
 
 

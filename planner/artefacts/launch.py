@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from planner.footprint import MemoryEstimate
+from planner.lmdeploy.engines import engine_facts
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings
 from planner.lmdeploy.versions import default_max_batch_size, has_option
 from planner.model import catalog
@@ -19,8 +20,8 @@ def served_name(source: ModelSource) -> str:
 
 def model_argument(model: str, settings: Settings, quantized_already: bool) -> str:
     """What to serve: the model itself, its published fp8 form, or the folder that quantizing it will write."""
-    if settings.weights == "fp8" and settings.engine == "pytorch":
-        return model  # quantized while it loads (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`, 0.18.0)
+    if settings.weights == "fp8" and engine_facts(settings.engine).quantizes_to_fp8:
+        return model
     if settings.weights != "as-is" and not quantized_already:
         published = catalog.load(f"{model}-{settings.weights}") if settings.weights == "fp8" else None
         if published is not None:
@@ -40,8 +41,8 @@ def api_server_command(plan: MemoryEstimate, model: str) -> str:
     words = ["lmdeploy", "serve", "api_server", model_argument(model, settings, quantized_already)]
     words += ["--backend", settings.engine]
     quantized = settings.quantization
-    # The PyTorch engine reads AWQ off the checkpoint; the option means fp8 to it.
-    if quantized is not None and (settings.engine == "turbomind" or quantized.method is QuantMethod.FP8):
+    named = engine_facts(settings.engine).names_every_format
+    if quantized is not None and (named or quantized.method is QuantMethod.FP8):
         words += ["--model-format", quantized.method.value]
     if settings.quant_policy:
         words += ["--quant-policy", str(settings.quant_policy)]

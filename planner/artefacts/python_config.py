@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from planner.artefacts.deployed import Deployed
-
-_CONFIGS = {"turbomind": "TurbomindEngineConfig", "pytorch": "PytorchEngineConfig"}
+from planner.lmdeploy.engines import engine_facts
 
 
 def python_config(deployed: Deployed) -> str:
     """A script that makes a pipeline of the plan."""
-    name = _CONFIGS[deployed.settings.engine]
+    name = engine_facts(deployed.settings.engine).config_class
     arguments = "".join(f"        {key}={value!r},\n" for key, value in deployed.engine_config().items())
     remote = "    trust_remote_code=True,\n" if deployed.remote_code else ""
     return (

@@ -8,6 +8,7 @@ import yaml
 
 from planner.artefacts.deployed import Deployed
 from planner.data import read_toml
+from planner.lmdeploy.engines import engine_facts
 from planner.memory.kv_cache import KV_BITS
 
 
@@ -55,6 +56,6 @@ def needs_published(deployed: Deployed) -> str:
         return ""
     if weights == "w4a16" and quantize_recipe(deployed) is None:
         return f"LMDeploy's auto_awq does not take {spec.text.architecture}: this plan needs a published AWQ checkpoint"
-    if weights == "fp8" and deployed.settings.engine == "turbomind" and deployed.is_folder:
+    if weights == "fp8" and not engine_facts(deployed.settings.engine).quantizes_to_fp8 and deployed.is_folder:
         return "LMDeploy writes no fp8 checkpoint for TurboMind: this plan needs a published one in blocks of 128"
     return ""

@@ -16,7 +16,7 @@ from planner.files.yaml_file import Entry, YamlReader, compose, known, line_of
 from planner.fleet.placement import Fleet, Machines, Shared, Workload
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import ENGINES
+from planner.lmdeploy.engines import ENGINES
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from planner.errors import UnsupportedModelError, UsageError, assert_never
 from planner.hardware.gpu import Gpu
 from planner.lmdeploy import versions
+from planner.lmdeploy.engines import (
+    ENGINES,
+    EngineName,
+    architectures,
+    default_session_len_extra,
+    engine_facts,
+    forces_fp16,
+)
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.memory.parallelism import Parallelism
 from planner.model.dtypes import DType
 from planner.model.formats import choose
 from planner.model.spec import GroupedQueryAttention, ModelSpec, Quantization, QuantMethod
 
-ENGINES = ("turbomind", "pytorch")
 QUANT_POLICIES = (0, 4, 8)
 DEFAULT_MAX_PREFILL_TOKEN_NUM = 8192
 """`TurbomindEngineConfig.max_prefill_token_num` (`lmdeploy/messages.py`, 0.5.3 and 0.18.0)."""
@@ -40,7 +47,7 @@ class Wishes:
 class Settings:
     """Every setting decided. Tokens are tokens; `dtype` is that of the activations."""
 
-    engine: str
+    engine: EngineName
     lmdeploy: LmdeployVersion
     weights: str
     quantization: Quantization | None
@@ -80,9 +87,14 @@ def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes)
             _within(option, value, 1, MAX_TOKENS)
     quantization = choose(spec, wishes.weights)
     _check_tp(spec, wishes.tp)
-    if engine == "turbomind":
-        _check_turbomind(spec, gpu, lmdeploy, quantization, wishes)
-    extra = versions.turbomind_rules(lmdeploy.rules).default_session_len_extra if engine == "turbomind" else 0
+    match engine:
+        case "turbomind":
+            _check_turbomind(spec, gpu, lmdeploy, quantization, wishes)
+        case "pytorch":
+            pass  # it takes any head size and GPU
+        case _:
+            assert_never(engine)
+    extra = default_session_len_extra(engine, lmdeploy.rules)
     return Settings(
         engine=engine,
         lmdeploy=lmdeploy,
@@ -99,31 +111,30 @@ def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes)
     )
 
 
-def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, notes: list[str]) -> str:
+def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, notes: list[str]) -> EngineName:
     """The engine asked for, or the one that LMDeploy would take: TurboMind, else PyTorch (`lmdeploy/archs.py`)."""
-    known = {
-        "turbomind": versions.turbomind_architectures(lmdeploy.rules),
-        "pytorch": versions.pytorch_architectures(lmdeploy.rules),
-    }
+    known = {engine: architectures(engine, lmdeploy.rules) for engine in ENGINES}
     needed = {spec.architecture, spec.text.architecture}
 
-    def takes(engine: str) -> bool:
+    def takes(engine: EngineName) -> bool:
         return needed <= set(known[engine])
 
     if wanted is not None:
-        if wanted not in ENGINES:
+        asked = next((engine for engine in ENGINES if engine == wanted), None)
+        if asked is None:
             raise UsageError(f"--engine is {wanted!r}; expected one of {', '.join(ENGINES)}")
-        if wanted == "pytorch" and not known["pytorch"]:
+        if not known[asked]:
             raise UsageError(
-                f"the PyTorch engine of LMDeploy {lmdeploy.version} is not planned; its rules are known for 0.18.0"
+                f"the {engine_facts(asked).title} of LMDeploy {lmdeploy.version} is not planned; "
+                "its rules are known for 0.18.0"
             )
-        if not takes(wanted):
-            other = next((engine for engine in ENGINES if engine != wanted and takes(engine)), None)
+        if not takes(asked):
+            other = next((engine for engine in ENGINES if engine != asked and takes(engine)), None)
             raise UnsupportedModelError(
                 f"the {wanted} engine of LMDeploy {lmdeploy.version} does not take {_named(spec)}",
                 f"Try --engine {other}" if other else _takers(known),
             )
-        return wanted
+        return asked
     if takes("turbomind"):
         return "turbomind"
     if takes("pytorch"):
@@ -141,7 +152,7 @@ def _named(spec: ModelSpec) -> str:
     return f"{spec.architecture} with {spec.text.architecture}"
 
 
-def _takers(known: dict[str, tuple[str, ...]]) -> str:
+def _takers(known: dict[EngineName, tuple[str, ...]]) -> str:
     return "TurboMind takes " + ", ".join(sorted(known["turbomind"]))
 
 
@@ -245,7 +256,7 @@ def _check_turbomind(
 def _dtype(
     spec: ModelSpec,
     gpu: Gpu,
-    engine: str,
+    engine: EngineName,
     lmdeploy: LmdeployVersion,
     quantization: Quantization | None,
     wanted: str,
@@ -263,7 +274,7 @@ def _dtype(
         )
         return DType.F16
     four_bits = quantization is not None and quantization.bits == 4
-    forced = engine == "pytorch" or versions.turbomind_rules(lmdeploy.rules).int4_dtype == "float16"
+    forced = forces_fp16(engine, lmdeploy.rules)
     if four_bits and forced and dtype is DType.BF16:
         notes.append(f"4-bit weights run in fp16 in LMDeploy {lmdeploy.version}'s {engine} engine")
         return DType.F16

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from planner.api.estimate import Plan
 from planner.evidence import bands
+from planner.lmdeploy.engines import engine_facts
 from planner.memory.terms import Evidence
 from planner.units import MIB, format_gib
 
@@ -82,7 +83,7 @@ def gpu_line(plan: Plan) -> str:
         else f", {format_gib(gpu.memory_total_bytes)}"
     )
     tp = f", {settings.tp} of them" if settings.tp > 1 else ""
-    engine = "TurboMind" if settings.engine == "turbomind" else "PyTorch engine"
+    engine = engine_facts(settings.engine).title
     return (
         f"{gpu.name} (compute capability {gpu.compute_capability / 10}{part}{free}{tp}), "
         f"{engine} of LMDeploy {settings.lmdeploy.version}"

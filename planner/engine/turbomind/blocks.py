@@ -40,20 +40,17 @@ class TurbomindBlocks(Turbomind):
 
     def before_kv(self) -> tuple[Term, ...]:
         """Context, weights and, depending on the version, workspaces and batch buffers."""
-        text_bytes, vision_bytes = self.weights.text_bytes, self.weights.vision_bytes
         terms = [
             self.host.cuda_context,
-            exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
+            self.weights.text_term(),
         ]
-        if vision_bytes:
+        if self.weights.vision_bytes:
             where = (
                 "by the engine"
                 if native_vision(self.spec.architecture, self.settings.lmdeploy.rules)
                 else ("by PyTorch in fp16, before the engine")
             )
-            terms.append(
-                exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), f"vision tower, held {where}")
-            )
+            terms.append(self.weights.vision_term(f"vision tower, held {where}"))
         allocations = (*self.weights.text_allocations(), *self.weights.vision_allocations())
         rounding = sum(_page_rounding(a) for a in allocations)
         terms.append(

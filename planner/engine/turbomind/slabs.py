@@ -13,7 +13,7 @@ from planner.engine.base import Deployment
 from planner.engine.turbomind import forward, warmup
 from planner.engine.turbomind.batch import batch_buffers
 from planner.engine.turbomind.weights import TurbomindWeights, WeightsKey, weights_of
-from planner.engine.turbomind.workspace import gemm_workspace, workspace_growth
+from planner.engine.turbomind.workspace import first_workspace, gemm_workspace
 from planner.hardware import overhead
 from planner.lmdeploy.versions import native_vision, turbomind_rules
 from planner.memory import kv_cache
@@ -81,12 +81,10 @@ class Turbomind:
         terms = [
             self.host.cuda_context,
             self.host.kernel_code,
-            exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
+            self.weights.text_term(),
         ]
         if vision_bytes:
-            terms.append(
-                exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), "vision tower and projector")
-            )
+            terms.append(self.weights.vision_term("vision tower and projector"))
         terms.append(
             exact(
                 "pool_rounding",
@@ -97,16 +95,7 @@ class Turbomind:
             )
         )
         if self._workspace_first:
-            size = workspace_growth(self.weights.pool_used_bytes, self.rules)
-            terms.append(
-                exact(
-                    "workspaces",
-                    size,
-                    f"{format_bytes(self.rules.gemm_workspace_bytes)} behind the weights (pool grows by "
-                    f"{format_bytes(size)})",
-                    "matrix-multiply workspace",
-                )
-            )
+            terms.append(first_workspace(self.weights, self.rules))
         nccl = self._communicator()
         if nccl is not None:
             terms.append(nccl[0])
@@ -302,13 +291,3 @@ class Turbomind:
             "tensors on their way into the engine",
             _TRACED,
         )
-
-    def _weights_formula(self, size: int) -> str:
-        what = "16-bit" if self.quantization is None else f"{self.quantization.method} {self.quantization.bits}-bit"
-        tp = f" / tp {self.settings.tp}" if self.settings.tp > 1 else ""
-        return f"{what} linears{tp} + 2 x {self.text.vocab_size} x {self.text.hidden_size} x 2 + norms = {size} bytes"
-
-    def _vision_formula(self, size: int) -> str:
-        tower = self.spec.vision
-        assert tower is not None
-        return f"{tower.num_layers} layers of {tower.hidden_size} x {tower.intermediate_size}, 16-bit = {size} bytes"

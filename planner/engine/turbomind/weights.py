@@ -19,6 +19,7 @@ from planner.lmdeploy.versions import native_vision, turbomind_rules
 from planner.memory import weights
 from planner.memory.linears import LinearKind
 from planner.memory.parallelism import Parallelism, Sharding
+from planner.memory.terms import Term, exact
 from planner.memory.weights import Allocation, AllocationKind
 from planner.model.spec import ModelSpec, Quantization, QuantMethod
 
@@ -86,6 +87,22 @@ class TurbomindWeights:
     def vision_bytes(self) -> int:
         """Bytes of the vision tower's."""
         return sum(a.total_bytes for a in self.vision_allocations())
+
+    def text_term(self) -> Term:
+        """The language model's weights."""
+        text, quantization, tp = self.text, self.key.quantization, self.key.sharding.tp
+        what = "16-bit" if quantization is None else f"{quantization.method} {quantization.bits}-bit"
+        shared = f" / tp {tp}" if tp > 1 else ""
+        formula = f"{what} linears{shared} + 2 x {text.vocab_size} x {text.hidden_size} x 2 + norms"
+        formula = f"{formula} = {self.text_bytes} bytes"
+        return exact("weights", self.text_bytes, formula, "language model, both vocabulary matrices")
+
+    def vision_term(self, what: str) -> Term:
+        """The vision tower's; `what` says who holds them."""
+        tower = self.key.spec.vision
+        assert tower is not None
+        formula = f"{tower.num_layers} layers of {tower.hidden_size} x {tower.intermediate_size}, 16-bit"
+        return exact("vision_tower", self.vision_bytes, f"{formula} = {self.vision_bytes} bytes", what)
 
     @cached_property
     def pool_used_bytes(self) -> int:

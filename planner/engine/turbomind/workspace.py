@@ -6,7 +6,7 @@ from planner.engine.turbomind.weights import TurbomindWeights
 from planner.hardware.gpu import Gpu
 from planner.lmdeploy.versions import TurbomindRules
 from planner.memory.pool import aligned, reserved
-from planner.memory.terms import Evidence, Term
+from planner.memory.terms import Evidence, Term, exact
 from planner.units import MIB, format_bytes
 
 _RANDOM_STATE_BYTES = 2 * MIB
@@ -17,7 +17,18 @@ _MAX_L2_BYTES = 130 * MIB
 _TRACED = Evidence("formula", "traced on H200, 0.18.0")
 
 
-def workspace_growth(pool_used_bytes: int, rules: TurbomindRules) -> int:
+def first_workspace(weights: TurbomindWeights, rules: TurbomindRules) -> Term:
+    """The workspace where it is there when free memory is read."""
+    size = _growth_bytes(weights.pool_used_bytes, rules)
+    return exact(
+        "workspaces",
+        size,
+        f"{format_bytes(rules.gemm_workspace_bytes)} behind the weights (pool grows by {format_bytes(size)})",
+        "matrix-multiply workspace",
+    )
+
+
+def _growth_bytes(pool_used_bytes: int, rules: TurbomindRules) -> int:
     """What the workspace adds to the weights' pool."""
     return reserved(pool_used_bytes + aligned(rules.gemm_workspace_bytes)) - reserved(pool_used_bytes)
 
@@ -50,5 +61,5 @@ def gemm_workspace(weights: TurbomindWeights, rules: TurbomindRules, gpu: Gpu, *
 def _kept_bytes(weights: TurbomindWeights, rules: TurbomindRules) -> tuple[int, int, int]:
     """What the workspace adds to the weights' pool once conversion's leftover is given back, and its band."""
     if weights.leftover is None:
-        return (workspace_growth(weights.pool_used_bytes, rules),) * 3
+        return (_growth_bytes(weights.pool_used_bytes, rules),) * 3
     return weights.leftover.kept_bytes, weights.leftover.kept_low_bytes, weights.leftover.kept_high_bytes
