@@ -11,6 +11,7 @@ import click
 from planner.cli.output import say
 from planner.data import ROOT
 from planner.errors import UsageError
+from planner.lmdeploy.engines import ENGINES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,9 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def deployment_options(command: Command) -> Command:
     """Engine, version, weights, KV cache, tensor parallelism and lengths."""
     options = (
-        click.option(
-            "--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy would take."
-        ),
+        click.option("--engine", type=click.Choice(ENGINES), help="Default: what LMDeploy would take."),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
         click.option(
             "--weights",
@@ -93,7 +92,7 @@ def load_options(*, required: bool = True) -> Callable[[Command], Command]:
             help="GPUs of a kind that are there: quality comes before their number.  [default: the fewest that serve]",
         ),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
-        click.option("--engine", type=click.Choice(["turbomind", "pytorch"]), help="Default: what LMDeploy takes."),
+        click.option("--engine", type=click.Choice(ENGINES), help="Default: what LMDeploy takes."),
         click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
         click.option(
             "--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192, or the model's most]"

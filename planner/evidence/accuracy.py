@@ -20,14 +20,13 @@ from pathlib import Path
 from planner.data import ROOT
 from planner.evidence.bands import Group, weights_format
 from planner.evidence.ledger import Replayed, read_runs, replay, shipped_files
+from planner.lmdeploy.engines import ENGINES, EngineName, engine_facts
 from planner.model.tensors import VISION_ROLES, inventory, num_parameters
 
 SCHEMA = "lmplan.accuracy/1"
 MARKS = ("<!-- accuracy -->", "<!-- /accuracy -->")
 _GB = 10**9
 _FORMATS = ("16-bit", "4-bit", "fp8")
-_ENGINES = ("turbomind", "pytorch")
-_TITLES = {"turbomind": "TurboMind", "pytorch": "PyTorch engine"}
 
 
 def replays() -> list[Replayed]:
@@ -38,18 +37,18 @@ def replays() -> list[Replayed]:
 
 def group_runs(runs: Iterable[Replayed]) -> list[Group]:
     """The groups, 16-bit TurboMind first."""
-    by_kind: dict[tuple[str, str, str, str, int], list[Replayed]] = defaultdict(list)
+    by_kind: dict[tuple[str, str, EngineName, str, int], list[Replayed]] = defaultdict(list)
     for one in runs:
         settings = one.memory.deployment.settings
         kind = weights_format(one.memory.deployment)
         by_kind[one.run.product, one.run.lmdeploy, settings.engine, kind, settings.tp].append(one)
     return [
         _group(*key, by_kind[key])
-        for key in sorted(by_kind, key=lambda k: (k[0], k[1], _ENGINES.index(k[2]), k[4], _FORMATS.index(k[3])))
+        for key in sorted(by_kind, key=lambda k: (k[0], k[1], ENGINES.index(k[2]), k[4], _FORMATS.index(k[3])))
     ]
 
 
-def _group(product: str, lmdeploy: str, engine: str, kind: str, tp: int, runs: list[Replayed]) -> Group:
+def _group(product: str, lmdeploy: str, engine: EngineName, kind: str, tp: int, runs: list[Replayed]) -> Group:
     totals = [abs(one.off_ratio) for one in runs if one.off_ratio is not None]
     budgets = [abs(one.kv_off_ratio) for one in runs if one.kv_off_ratio is not None]
     peaks = [abs(one.peak_off_ratio) for one in runs if one.peak_off_ratio is not None]
@@ -138,9 +137,10 @@ def readme_table(runs: list[Replayed]) -> str:
     ]
     for group in groups:
         tp = f", tp {group.tp}" if group.tp > 1 else ""
+        title = engine_facts(group.engine).title
         peak = f"{group.peak_off_ratio:.2%}" if group.peak_off_ratio is not None else ""
         lines.append(
-            f"| {_TITLES[group.engine]} {group.lmdeploy}, {group.format}{tp} | {group.runs} | {group.models} "
+            f"| {title} {group.lmdeploy}, {group.format}{tp} | {group.runs} | {group.models} "
             f"| {group.total_off_ratio:.2%} ({group.total_usual_ratio:.2%}) "
             f"| {group.kv_off_ratio:.2%} ({group.kv_usual_ratio:.2%}) | {peak} | {group.right} of {group.runs} |"
         )
@@ -150,7 +150,11 @@ def readme_table(runs: list[Replayed]) -> str:
 
 def _comparison(runs: list[Replayed]) -> list[str]:
     """Ours and the tutorials' arithmetic over the runs in which TurboMind told its KV budget, and all verdicts."""
-    told = [one for one in runs if one.run.kv_budget_bytes or one.memory.deployment.settings.engine == "turbomind"]
+    told = [
+        one
+        for one in runs
+        if one.run.kv_budget_bytes or engine_facts(one.memory.deployment.settings.engine).tells_budget
+    ]
     ours_total = [abs(one.off_ratio) for one in told if one.off_ratio is not None]
     ours_kv = [abs(one.kv_off_ratio) for one in told if one.kv_off_ratio is not None]
     hand_total, hand_kv, hand_wrong = _by_hand_errors(told)

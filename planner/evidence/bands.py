@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from planner.data import read_json
 from planner.engine.base import Deployment
+from planner.lmdeploy.engines import EngineName, engine_facts
 from planner.model.spec import QuantMethod
-
-_ENGINES = {"turbomind": "TurboMind", "pytorch": "the PyTorch engine"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Group:
 
     product: str
     lmdeploy: str
-    engine: str
+    engine: EngineName
     format: str
     tp: int
     runs: int
@@ -45,13 +44,13 @@ class Group:
     def what(self) -> str:
         """Weights, engine and tp, for people."""
         tp = f" with tp {self.tp}" if self.tp > 1 else ""
-        engine = _ENGINES[self.engine]
+        engine = engine_facts(self.engine).spoken
         return f"{self.format} weights under {engine}{tp}"
 
     @property
     def kv_name(self) -> str:
         """What the engine says of its cache."""
-        return "KV budget" if self.engine == "turbomind" else "block count"
+        return "KV budget" if engine_facts(self.engine).tells_budget else "block count"
 
 
 def groups() -> list[Group]:
@@ -104,7 +103,7 @@ def _differences(group: Group, deployment: Deployment) -> list[str]:
     if settings.lmdeploy.version != group.lmdeploy:
         found.append(f"with LMDeploy {settings.lmdeploy.version}")
     if settings.engine != group.engine:
-        found.append(f"under {_ENGINES[settings.engine]}")
+        found.append(f"under {engine_facts(settings.engine).spoken}")
     if weights_format(deployment) != group.format:
         found.append(f"with {weights_format(deployment)} weights")
     if settings.tp != group.tp:

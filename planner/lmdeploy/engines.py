@@ -11,7 +11,7 @@ from planner.errors import assert_never
 from planner.lmdeploy import versions
 
 EngineName = Literal["turbomind", "pytorch"]
-"""As ``--backend`` has it."""
+"""As ``--backend`` has it; LMDeploy takes the first that serves a model (`lmdeploy/archs.py`)."""
 ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
 
 
@@ -20,27 +20,44 @@ class EngineFacts:
     """An engine.
 
     Attributes:
-        title: its name for people.
+        title, spoken: its name for people, alone and in a sentence.
         config_class: its configuration in LMDeploy's Python.
         names_every_format: ``model_format`` says how any quantized checkpoint is stored; else it means fp8 alone, and
             the rest is read off the checkpoint.
         quantizes_to_fp8: 16-bit weights become fp8 while they are loaded (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`,
             0.18.0).
+        tells_budget: its log says how much memory the KV cache gets, and not the number of blocks alone.
     """
 
     title: str
+    spoken: str
     config_class: str
     names_every_format: bool
     quantizes_to_fp8: bool
+    tells_budget: bool
 
 
 def engine_facts(engine: EngineName) -> EngineFacts:
     """What is so in every version."""
     match engine:
         case "turbomind":
-            return EngineFacts("TurboMind", "TurbomindEngineConfig", names_every_format=True, quantizes_to_fp8=False)
+            return EngineFacts(
+                title="TurboMind",
+                spoken="TurboMind",
+                config_class="TurbomindEngineConfig",
+                names_every_format=True,
+                quantizes_to_fp8=False,
+                tells_budget=True,
+            )
         case "pytorch":
-            return EngineFacts("PyTorch engine", "PytorchEngineConfig", names_every_format=False, quantizes_to_fp8=True)
+            return EngineFacts(
+                title="PyTorch engine",
+                spoken="the PyTorch engine",
+                config_class="PytorchEngineConfig",
+                names_every_format=False,
+                quantizes_to_fp8=True,
+                tells_budget=False,
+            )
         case _:
             assert_never(engine)
 

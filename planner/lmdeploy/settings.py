@@ -135,14 +135,15 @@ def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, note
                 f"Try --engine {other}" if other else _takers(known),
             )
         return asked
-    if takes("turbomind"):
-        return "turbomind"
-    if takes("pytorch"):
-        notes.append(
-            f"TurboMind of LMDeploy {lmdeploy.version} does not take {_named(spec)}; "
-            "LMDeploy falls back to its PyTorch engine"
-        )
-        return "pytorch"
+    first = ENGINES[0]
+    taken = next((engine for engine in ENGINES if takes(engine)), None)
+    if taken is not None:
+        if taken != first:
+            notes.append(
+                f"{engine_facts(first).title} of LMDeploy {lmdeploy.version} does not take {_named(spec)}; "
+                f"LMDeploy falls back to its {engine_facts(taken).title}"
+            )
+        return taken
     raise UnsupportedModelError(f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(known))
 
 
@@ -153,7 +154,7 @@ def _named(spec: ModelSpec) -> str:
 
 
 def _takers(known: dict[EngineName, tuple[str, ...]]) -> str:
-    return "TurboMind takes " + ", ".join(sorted(known["turbomind"]))
+    return f"{engine_facts(ENGINES[0]).title} takes " + ", ".join(sorted(known[ENGINES[0]]))
 
 
 def _ratio(value: float | None) -> float:
