@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from planner.memory.attention import on_rank
@@ -29,6 +30,7 @@ def share_of(free_bytes: int, ratio: float) -> int:
     return int(free_bytes * single)
 
 
+@lru_cache(maxsize=1024)  # a search asks for each ratio
 def block_bytes(text: TextModel, quant_policy: int, block_tokens: int, parallelism: Parallelism) -> int:
     """Bytes of one block of `block_tokens` tokens on one rank, over all layers.
 
@@ -45,6 +47,7 @@ def block_bytes(text: TextModel, quant_policy: int, block_tokens: int, paralleli
     return total
 
 
+@lru_cache(maxsize=1024)
 def block_formula(text: TextModel, quant_policy: int, block_tokens: int, parallelism: Parallelism) -> str:
     """The block formula with its numbers, for reports."""
     bits = KV_BITS[quant_policy]

@@ -15,6 +15,7 @@ from planner.engine.turbomind.batch import batch_buffers
 from planner.engine.turbomind.weights import TurbomindWeights, WeightsKey, weights_of
 from planner.engine.turbomind.workspace import first_workspace, gemm_workspace
 from planner.hardware import overhead
+from planner.hardware.overhead import Host
 from planner.lmdeploy.versions import native_vision, turbomind_rules
 from planner.memory import kv_cache
 from planner.memory.capacity import KvCache
@@ -48,9 +49,13 @@ class Turbomind:
             vocab_multiple=self.rules.vocab_multiple,
             intermediate_multiple=self._intermediate_multiple(),
         )
-        self.host = overhead.find_host(deployment.gpu, "turbomind", self.settings.lmdeploy.version)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, self.parallelism.tp)
+
+    @cached_property
+    def host(self) -> Host:
+        """What only the host can tell."""
+        return overhead.find_host(self.deployment.gpu, "turbomind", self.settings.lmdeploy.version)
 
     @cached_property
     def weights(self) -> TurbomindWeights:
