@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.memory.capacity import KvCache
-from planner.memory.kv_cache import KV_BITS, block_bytes, block_formula, cut_into_slabs, share_of, slab_layout
+from planner.memory.kv_cache import (
+    KV_BITS,
+    SlabLayout,
+    block_bytes,
+    block_formula,
+    cut_into_slabs,
+    share_of,
+    slab_layout,
+)
 from planner.memory.parallelism import Parallelism
 from planner.memory.pool import PAGE_BYTES
 from planner.model import catalog
@@ -102,6 +110,21 @@ def test_a_slab_holds_an_object_and_is_a_power_of_two_of_pages(object_bytes: int
     assert layout.blocks_per_slab == layout.slab_bytes // object_bytes >= 1
     well_filled = layout.blocks_per_slab * object_bytes >= FILL * layout.slab_bytes
     assert well_filled or layout.slab_bytes >= MAX_SLAB_BYTES
+
+
+def test_slabs_end_at_the_limit_however_badly_they_are_filled() -> None:
+    # 600 MiB fill 1 GiB to 59% and 2 GiB to 88%, which only a higher limit reaches.
+    assert slab_layout(600 * MIB, FILL, GIB) == SlabLayout(GIB, 1)
+    assert slab_layout(600 * MIB, FILL, 2 * GIB) == SlabLayout(2 * GIB, 3)
+    assert slab_layout(2 * GIB, FILL, GIB) == SlabLayout(2 * GIB, 1)
+
+
+def test_bytes_and_room_follow_from_the_blocks_of_a_sequence() -> None:
+    kv = KvCache(0, 64, 1000, 100, 6400, "")
+    assert [kv.sequence_blocks(n) for n in (0, 63, 64, 127, 128)] == [1, 1, 2, 2, 3]
+    assert [kv.sequence_bytes(n) for n in (63, 64)] == [1000, 2000]
+    assert [kv.room_for(n) for n in (63, 64, 6399, 6400)] == [100, 50, 1, 0]
+    assert kv.token_bytes == 1000 / 64
 
 
 def test_a_sequence_also_holds_the_token_being_made() -> None:
