@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from planner.engine.base import Deployment, Engine
 from planner.engine.pick import pick_engine
-from planner.memory.terms import FORMULA, Evidence, KvCache, Term
+from planner.memory.capacity import KvCache
+from planner.memory.terms import FORMULA, Evidence, Term
 from planner.model.formats import store
 from planner.model.tensors import inventory, num_parameters, size_bytes
 from planner.units import format_bytes, format_gib

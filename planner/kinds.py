@@ -78,5 +78,5 @@ class WeightsChoice(Word):
 
 
 def assert_never(value: NoReturn) -> NoReturn:
-    """What no kind reaches; the type checker names the kinds that do (typing.assert_never, from 3.11)."""
-    raise AssertionError(f"unexpected {value!r}")
+    """End a `match` that takes a kind apart: a kind that it lacks is a type error (`typing` has this from 3.11 on)."""
+    raise AssertionError(f"{value!r} is of a kind that this place does not know")

@@ -21,7 +21,7 @@ ROOMS = (
     ("planner.memory",),
     ("planner.hardware",),
     ("planner.lmdeploy",),
-    ("planner.engine.base", "planner.engine.memo"),
+    ("planner.engine.base",),
     ("planner.engine.turbomind",),
     ("planner.engine.pytorch",),
     ("planner.engine",),

@@ -14,6 +14,7 @@ from planner.hardware.gpu import Gpu, catalog
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Wishes, decide
 from planner.memory.kv_cache import block_bytes
+from planner.memory.parallelism import Parallelism
 from planner.memory.pool import PAGE_BYTES
 from planner.model import catalog as models
 from planner.model.arch import read_spec
@@ -161,8 +162,8 @@ def _term_bytes(plan: MemoryEstimate, name: str) -> int:
 @given(st.sampled_from(sorted(SPECS)), st.sampled_from([0, 4, 8]), st.integers(1, 256), st.integers(1, 8))
 def test_kv_is_linear_in_tokens(model: str, quant_policy: int, block_tokens: int, tp: int) -> None:
     text = SPECS[model].text
-    one_token = block_bytes(text, quant_policy, 1, tp)
-    assert block_bytes(text, quant_policy, block_tokens, tp) == block_tokens * one_token
+    one_token = block_bytes(text, quant_policy, 1, Parallelism(tp))
+    assert block_bytes(text, quant_policy, block_tokens, Parallelism(tp)) == block_tokens * one_token
 
 
 @ANY_SETTINGS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from planner.hardware.gpu import Gpu
 from planner.kinds import WeightsChoice
 from planner.lmdeploy.settings import Settings
-from planner.memory.terms import KvCache
+from planner.memory.capacity import KvCache
 from planner.model.spec import ModelSpec
 
 if TYPE_CHECKING:

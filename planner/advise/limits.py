@@ -38,7 +38,7 @@ def _ceiling_users(search: Search, option: Option, load: Load) -> int:
         kv = search.weigh(option, replace(search.frugal(alone), max_batch_size=1), alone).kv
     except LmplanError:
         return 0
-    return kv.tokens // load.context_tokens
+    return kv.room_for(load.context_tokens)
 
 
 def _largest(ceiling: int, weigh: Callable[[int], Trial | None]) -> Limit:

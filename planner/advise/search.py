@@ -22,14 +22,14 @@ from planner.kinds import EngineName
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings, Wishes, decide
 from planner.lmdeploy.versions import LmdeployVersion
+from planner.memory.capacity import KvCache
 from planner.memory.pool import PAGE_BYTES
-from planner.memory.terms import KvCache
 from planner.memory.vision_activations import vision_activations
 from planner.model.formats import store
 from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory
 from planner.request import Load
-from planner.units import ceil_div, format_gib
+from planner.units import format_gib
 
 PREFILL_TOKENS: Final = (DEFAULT_MAX_PREFILL_TOKEN_NUM, 4096, 2048, 1024, 512)
 MAX_RATIO_PERCENT: Final = 95
@@ -137,8 +137,7 @@ class Search:
         else:
             settings = replace(settings, cache_max_entry_count=0.01)
         batch = settings.max_batch_size
-        blocks_each = ceil_div(load.context_tokens + 1, kv.block_tokens)
-        wanted_bytes = blocks_each * load.num_users * kv.block_bytes
+        wanted_bytes = kv.sequence_bytes(load.context_tokens) * load.num_users
         users = kv.max_sequences(load.context_tokens, batch) if percent else 0
         load_short = held + max(engine.load_staging().size_bytes, passing) - (free_bytes - self.offer.neighbours_bytes)
         short = max(load_short, held_high + passing_high + keep_free + wanted_bytes - free_bytes)
@@ -214,7 +213,7 @@ class Search:
         key = (settings.tp, settings.weights, settings.quant_policy)
         if key not in self._works:
             deployment = Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings)
-            self._works[key] = work_of(deployment, pick_engine(deployment), kv.block_bytes / kv.block_tokens)
+            self._works[key] = work_of(deployment, pick_engine(deployment), kv.token_bytes)
         return self._works[key]
 
     def speed(self, settings: Settings, kv: KvCache, num_users: int, context_tokens: int) -> Speed | None:

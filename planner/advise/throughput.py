@@ -12,9 +12,10 @@ from typing import Final
 
 from planner.data import read_toml
 from planner.engine.base import Deployment, Engine
-from planner.memory.weights import head_rows, text_linears
+from planner.memory.attention import on_rank
+from planner.memory.weights import AllocationKind, text_linears
 from planner.model.dtypes import DType
-from planner.model.spec import MoeMlp
+from planner.model.spec import QuantMethod, routed_experts
 
 MEMORY: Final = "memory bandwidth"
 COMPUTE: Final = "compute"
@@ -121,26 +122,30 @@ class Speed:
 
 def work_of(deployment: Deployment, engine: Engine, block_bytes_per_token: float) -> Work:
     """The work of one GPU of a deployment, from the tensors that its engine holds."""
-    text, tp = deployment.spec.text, deployment.settings.tp
+    text, sharding = deployment.spec.text, engine.sharding
     dense = experts = 0
-    for allocation in engine.text_allocations():
-        if allocation.what.startswith("expert "):
+    allocations = list(engine.text_allocations())
+    for allocation in allocations:
+        if allocation.is_expert:
             experts += allocation.total_bytes
-        elif allocation.what != "embedding":
+        elif allocation.kind is not AllocationKind.EMBEDDING:
             dense += allocation.total_bytes
     # A tied head shares the embedding's tensor in engines that keep one copy.
-    if not any(allocation.what == "output head" for allocation in engine.text_allocations()):
+    if not any(allocation.kind is AllocationKind.OUTPUT_HEAD for allocation in allocations):
         dense += 2 * text.vocab_size * text.hidden_size
-    moe = next((group.mlp for group in text.layer_groups if isinstance(group.mlp, MoeMlp)), None)
+    sparse = [(group, moe) for group in text.layer_groups if (moe := routed_experts(group.mlp)) is not None]
+    moe = sparse[0][1] if sparse else None
     flops = 0
-    for linear in text_linears(text, None, engine.sharding):
-        each = 2 * linear.num_in * linear.num_out * linear.count
-        if moe is not None and linear.what.startswith("expert "):
+    for linear in text_linears(text, None, sharding):
+        each = 2 * linear.num_weights * linear.count
+        if moe is not None and linear.kind.is_expert:
             each = each * moe.num_experts_per_tok // moe.num_experts
         flops += each
-    rows = head_rows(text, engine.sharding)
-    head_flops = 2 * text.hidden_size * (rows // tp if engine.sharding.lm_head_sharded else rows)
-    attention = sum(4 * g.attention.num_heads // tp * g.attention.head_dim * len(g.layers) for g in text.layer_groups)
+    head_flops = 2 * text.hidden_size * sharding.rank_head_rows(text.vocab_size)
+    attention = sum(
+        4 * on_rank(group.attention, sharding.parallelism).output_width * len(group.layers)
+        for group in text.layer_groups
+    )
     return Work(
         dense_bytes=dense,
         expert_bytes=experts,
@@ -151,15 +156,16 @@ def work_of(deployment: Deployment, engine: Engine, block_bytes_per_token: float
         attention_flops=attention,
         kv_bytes_per_token=block_bytes_per_token,
         num_layers=text.num_layers,
-        num_expert_layers=sum(len(g.layers) for g in text.layer_groups if isinstance(g.mlp, MoeMlp)),
-        tp=tp,
+        num_expert_layers=sum(len(group.layers) for group, _ in sparse),
+        tp=sharding.tp,
     )
 
 
 def peak_flops_per_s(deployment: Deployment) -> int:
     """The peak rate of the matrix units for the deployment's arithmetic; 0 where it is not known."""
     gpu, settings = deployment.gpu, deployment.settings
-    if settings.quantization is not None and settings.quantization.method == "fp8" and gpu.compute_capability == 90:
+    fp8 = settings.quantization is not None and settings.quantization.method is QuantMethod.FP8
+    if fp8 and gpu.compute_capability == 90:
         # Elsewhere fp8 weights are widened to 16 bits first (planner/data/lmdeploy.toml, fp8_native_sm).
         return gpu.peak_fp8_flops_per_s
     return gpu.peak_bf16_flops_per_s if settings.dtype is DType.BF16 else gpu.peak_fp16_flops_per_s
@@ -192,7 +198,7 @@ def find_efficiency(deployment: Deployment) -> Efficiency:
 def stored_format(deployment: Deployment) -> str:
     """``16-bit`` or the method that the weights are quantized by: each has kernels of its own."""
     quantization = deployment.settings.quantization
-    return quantization.method if quantization else "16-bit"
+    return quantization.method.value if quantization else "16-bit"
 
 
 EFFICIENCY_KEYS: Final = {

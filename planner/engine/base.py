@@ -8,14 +8,16 @@ from typing import Protocol
 
 from planner.hardware.gpu import Gpu
 from planner.lmdeploy.settings import Settings
-from planner.memory.terms import KvCache, Term
-from planner.memory.weights import Allocation, Sharding
+from planner.memory.capacity import KvCache
+from planner.memory.parallelism import Sharding
+from planner.memory.terms import Term
+from planner.memory.weights import Allocation
 from planner.model.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A model on a GPU under settings; `free_bytes` is what the card has free before the process starts."""
+    """A model on GPUs of one kind under settings; `free_bytes` is what each has free before the process starts."""
 
     spec: ModelSpec
     gpu: Gpu
@@ -24,12 +26,18 @@ class Deployment:
 
 
 class Engine(Protocol):
-    """The memory of one GPU (the one that holds most) under one engine and version."""
+    """The memory of one rank's GPU under one engine and version.
 
+    Attributes:
+        rank: which; 0 is the one that holds most.
+        sharding: how weights are split over the ranks.
+    """
+
+    rank: int
     sharding: Sharding
 
     def text_allocations(self) -> Iterable[Allocation]:
-        """The language model's weights on one rank as the engine allocates them."""
+        """The language model's weights on this rank as the engine allocates them."""
         ...
 
     def before_kv(self) -> tuple[Term, ...]:

@@ -11,23 +11,24 @@ from planner.lmdeploy.versions import turbomind_rules
 from planner.lmdeploy.words import KvAllocator
 
 
-def pick_engine(deployment: Deployment) -> Engine:
-    """The memory model for the deployment's engine and version."""
+def pick_engine(deployment: Deployment, rank: int = 0) -> Engine:
+    """The memory model of one rank of the deployment, for its engine and version."""
+    assert 0 <= rank < deployment.settings.parallelism.num_ranks, rank
     settings = deployment.settings
     match settings.engine:
         case EngineName.PYTORCH:
-            return PytorchEngine(deployment)
+            return PytorchEngine(deployment, rank)
         case EngineName.TURBOMIND:
-            return _turbomind(deployment, turbomind_rules(settings.lmdeploy.rules).kv_allocator)
+            return _turbomind(deployment, rank, turbomind_rules(settings.lmdeploy.rules).kv_allocator)
         case _:
             assert_never(settings.engine)
 
 
-def _turbomind(deployment: Deployment, allocator: KvAllocator) -> Engine:
+def _turbomind(deployment: Deployment, rank: int, allocator: KvAllocator) -> Engine:
     match allocator:
         case KvAllocator.SLABS:
-            return Turbomind(deployment)
+            return Turbomind(deployment, rank)
         case KvAllocator.BLOCKS:
-            return TurbomindBlocks(deployment)
+            return TurbomindBlocks(deployment, rank)
         case _:
             assert_never(allocator)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from planner.data import read_json
 from planner.engine.base import Deployment
 from planner.kinds import EngineName, assert_never
+from planner.model.spec import QuantMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def weights_format(deployment: Deployment) -> str:
     quantization = deployment.settings.quantization
     if quantization is None:
         return "16-bit"
-    return "fp8" if quantization.method == "fp8" else f"{quantization.bits}-bit"
+    return "fp8" if quantization.method is QuantMethod.FP8 else f"{quantization.bits}-bit"
 
 
 def band_percent(ratio: float) -> str:

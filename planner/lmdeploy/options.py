@@ -17,6 +17,7 @@ from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Settings, Wishes
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import ChatSession, ModelFormat
+from planner.model.spec import QuantMethod
 
 Value = str | int | float
 ENGINE_FLAG: Final = "--backend"
@@ -131,13 +132,13 @@ def format_of(settings: Settings) -> str:
     """What ``--model-format`` has to say, empty for nothing."""
     if settings.quantization is None:
         return ""
-    method = str(settings.quantization.method)
+    method = settings.quantization.method
     match settings.engine:
         case EngineName.TURBOMIND:
-            return method
+            return method.value
         case EngineName.PYTORCH:
             # It reads AWQ off the checkpoint; its model_format is for fp8 alone.
-            return method if method == ModelFormat.FP8 else ""
+            return method.value if method is QuantMethod.FP8 else ""
         case _:
             assert_never(settings.engine)
 

@@ -12,7 +12,7 @@ from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import KvReplication, RatioRange
-from planner.model.spec import ModelSpec, MoeMlp, Quantization
+from planner.model.spec import GroupedQueryAttention, ModelSpec, Quantization, QuantMethod, routed_experts
 
 MAX_KV_BLOCKS: Final = 2**24
 """The largest number up to which the engine's float tells all whole numbers apart."""
@@ -120,16 +120,24 @@ def _check_tp(spec: ModelSpec, tp: int) -> None:
         raise UsageError(f"--tp {tp} does not divide the hidden size {text.hidden_size} of {spec.name}")
     for group in text.layer_groups:
         attention = group.attention
-        heads, kv_heads = attention.num_heads, attention.num_kv_heads
-        if heads % tp:
-            raise UsageError(
-                f"--tp {tp} does not divide the {heads} attention heads of {spec.name}",
-                "Possible: " + ", ".join(str(n) for n in range(1, 65) if heads % n == 0 and text.hidden_size % n == 0),
-            )
-        if kv_heads % tp and tp % kv_heads:
-            raise UsageError(
-                f"--tp {tp} neither divides nor is a multiple of the {kv_heads} key-value heads of {spec.name}"
-            )
+        match attention:
+            case GroupedQueryAttention():
+                _check_divides(spec, attention.num_heads, attention.num_kv_heads, tp)
+            case _:
+                assert_never(attention)
+
+
+def _check_divides(spec: ModelSpec, heads: int, kv_heads: int, tp: int) -> None:
+    if heads % tp:
+        hidden = spec.text.hidden_size
+        raise UsageError(
+            f"--tp {tp} does not divide the {heads} attention heads of {spec.name}",
+            "Possible: " + ", ".join(str(n) for n in range(1, 65) if heads % n == 0 and hidden % n == 0),
+        )
+    if kv_heads % tp and tp % kv_heads:
+        raise UsageError(
+            f"--tp {tp} neither divides nor is a multiple of the {kv_heads} key-value heads of {spec.name}"
+        )
 
 
 def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, quant_policy: int) -> None:
@@ -138,7 +146,12 @@ def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, 
     if rules.tp_power_of_two and tp & (tp - 1):
         raise UsageError(f"--tp is {tp}; LMDeploy {lmdeploy.version} takes powers of two")
     for group in spec.text.layer_groups:
-        head_dim = group.attention.head_dim
+        attention = group.attention
+        match attention:
+            case GroupedQueryAttention():
+                head_dim, num_kv_heads = attention.head_dim, attention.num_kv_heads
+            case _:
+                assert_never(attention)
         if head_dim not in (*rules.head_dims, *(rules.head_dims_sm80 if sm >= 80 else ())):
             raise UnsupportedModelError(
                 f"TurboMind of LMDeploy {lmdeploy.version} has no attention kernels for head_dim {head_dim} "
@@ -149,9 +162,9 @@ def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, 
             raise UsageError(f"TurboMind has no int4 KV cache for head_dim {head_dim}", "Use --quant-policy 8")
         match rules.kv_replication:
             case KvReplication.NONE:
-                if group.attention.num_kv_heads % tp:
+                if num_kv_heads % tp:
                     raise UsageError(
-                        f"--tp {tp} does not divide the {group.attention.num_kv_heads} key-value heads, "
+                        f"--tp {tp} does not divide the {num_kv_heads} key-value heads, "
                         f"and LMDeploy {lmdeploy.version} does not repeat them"
                     )
             case KvReplication.TP_MULTIPLE | KvReplication.ROUND_UP:
@@ -165,17 +178,23 @@ def _check_format(gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantizatio
         return
     rules = versions.turbomind_rules(lmdeploy.rules)
     sm, method = gpu.compute_capability, quantization.method
-    if method not in rules.formats:
+    if method.value not in rules.formats:
         raise UnsupportedModelError(f"TurboMind of LMDeploy {lmdeploy.version} does not serve {method}")
-    minimum = rules.min_sm_fp8 if method == "fp8" else rules.min_sm_w4a16
+    match method:
+        case QuantMethod.FP8:
+            minimum, group_sizes = rules.min_sm_fp8, None
+        case QuantMethod.AWQ | QuantMethod.GPTQ:
+            minimum, group_sizes = rules.min_sm_w4a16, rules.int4_group_sizes
+        case _:
+            assert_never(method)
     if sm < minimum:
         raise UnsupportedModelError(
             f"{method} needs compute capability {minimum / 10} in LMDeploy {lmdeploy.version}; {gpu.name} has {sm / 10}"
         )
-    if method != "fp8" and quantization.group_size not in rules.int4_group_sizes:
+    if group_sizes is not None and quantization.group_size not in group_sizes:
         raise UnsupportedModelError(
             f"{method} with groups of {quantization.group_size} is not served; "
-            f"LMDeploy {lmdeploy.version} takes {', '.join(map(str, rules.int4_group_sizes))}"
+            f"LMDeploy {lmdeploy.version} takes {', '.join(map(str, group_sizes))}"
         )
 
 
@@ -183,10 +202,12 @@ def _check_pytorch(spec: ModelSpec, lmdeploy: LmdeployVersion, quantization: Qua
     if quantization is None:
         return
     rules, method = versions.pytorch_rules(lmdeploy.rules), quantization.method
-    experts = any(isinstance(group.mlp, MoeMlp) for group in spec.text.layer_groups)
-    if method in ("awq", "gptq") and experts and not rules.awq_moe:
+    experts = any(routed_experts(group.mlp) is not None for group in spec.text.layer_groups)
+    if quantization.bits == 4 and experts and not rules.awq_moe:
         raise UnsupportedModelError(
             "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
         )
-    if method not in rules.formats:
-        raise UnsupportedModelError(f"the PyTorch engine does not serve {method.upper()}", "Use --engine turbomind")
+    if method.value not in rules.formats:
+        raise UnsupportedModelError(
+            f"the PyTorch engine does not serve {method.value.upper()}", "Use --engine turbomind"
+        )

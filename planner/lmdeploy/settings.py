@@ -10,6 +10,7 @@ from planner.kinds import EngineName, WeightsChoice, assert_never
 from planner.lmdeploy import refusals, versions
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import Int4Dtype
+from planner.memory.parallelism import Parallelism
 from planner.model.dtypes import DType
 from planner.model.formats import choose
 from planner.model.spec import ModelSpec, Quantization
@@ -56,6 +57,11 @@ class Settings:
     max_batch_size: int
     max_prefill_token_num: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How the GPUs share the model."""
+        return Parallelism(self.tp)
 
     @property
     def num_kv_blocks(self) -> int | None:
@@ -178,7 +184,7 @@ def _dtype(
     if wanted not in ("auto", *DTYPES):
         raise UsageError(f"--dtype is {wanted!r}; expected auto, {' or '.join(DTYPES)}")
     published = DType.F16 if spec.dtype is DType.F16 else DType.BF16
-    four_bits = quantization is not None and quantization.method in ("awq", "gptq")
+    four_bits = quantization is not None and quantization.bits == 4
     forced = four_bits and _int4_dtype(engine, lmdeploy) is Int4Dtype.FLOAT16
 
     def runs_in(dtype: DType) -> DType:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+from planner.memory.attention import on_rank
+from planner.memory.capacity import KvCache
+from planner.memory.parallelism import Parallelism
 from planner.memory.pool import PAGE_BYTES
-from planner.memory.terms import KvCache
-from planner.model.spec import GroupedQueryAttention, TextModel
-from planner.units import ceil_div, ceil_pow2
+from planner.model.spec import TextModel
+from planner.units import ceil_pow2
 
 KV_BITS: Final = {0: 16, 4: 4, 8: 8}
 """quant_policy -> bits of a stored key or value (`lmdeploy/cli/utils.py`, quant_policy)."""
@@ -27,40 +30,38 @@ def share_of(free_bytes: int, ratio: float) -> int:
     return int(free_bytes * single)
 
 
-def kv_heads_per_rank(num_kv_heads: int, tp: int) -> int:
-    """KV heads of one rank. Where `tp` does not divide them they are repeated first."""
-    return ceil_div(num_kv_heads, tp)
-
-
-def block_bytes(text: TextModel, quant_policy: int, block_tokens: int, tp: int) -> int:
+@lru_cache(maxsize=1024)  # a search asks for each ratio
+def block_bytes(text: TextModel, quant_policy: int, block_tokens: int, parallelism: Parallelism) -> int:
     """Bytes of one block of `block_tokens` tokens on one rank, over all layers.
 
-    layers x kv heads x 2 (keys and values) x tokens x (head_dim x bits / 8 + 4 where quantized)
+    layers x kv heads x 2 (keys and values) x tokens x (width x bits / 8 + 4 where quantized)
     """
     bits = KV_BITS[quant_policy]
     extra = 0 if bits == 16 else QUANT_PARAM_BYTES
     total = 0
     for group in text.layer_groups:
-        attention = group.attention
-        assert isinstance(attention, GroupedQueryAttention)
-        heads = kv_heads_per_rank(attention.num_kv_heads, tp)
-        per_head = attention.head_dim * bits // 8 + extra
-        total += len(group.layers) * heads * 2 * block_tokens * per_head
+        rank = on_rank(group.attention, parallelism)
+        for cached in (rank.keys, rank.values):
+            per_head = cached.width * bits // 8 + extra
+            total += len(group.layers) * cached.num_heads * block_tokens * per_head
     return total
 
 
-def block_formula(text: TextModel, quant_policy: int, block_tokens: int, tp: int) -> str:
+@lru_cache(maxsize=1024)
+def block_formula(text: TextModel, quant_policy: int, block_tokens: int, parallelism: Parallelism) -> str:
     """The block formula with its numbers, for reports."""
     bits = KV_BITS[quant_policy]
+    quantized = f" + {QUANT_PARAM_BYTES} scale and zero" if bits != 16 else ""
     parts = []
     for group in text.layer_groups:
-        attention = group.attention
-        heads = kv_heads_per_rank(attention.num_kv_heads, tp)
-        quantized = f" + {QUANT_PARAM_BYTES} scale and zero" if bits != 16 else ""
-        parts.append(
-            f"{len(group.layers)} layers x {heads} kv heads x 2 x {block_tokens} tokens x "
-            f"({attention.head_dim} x {bits}/8{quantized})"
-        )
+        rank = on_rank(group.attention, parallelism)
+        # Keys and values are mostly alike: one part for both.
+        each = [(rank.keys, " x 2")] if rank.keys == rank.values else [(rank.keys, ""), (rank.values, "")]
+        parts += [
+            f"{len(group.layers)} layers x {cached.num_heads} kv heads{twice} x {block_tokens} tokens x "
+            f"({cached.width} x {bits}/8{quantized})"
+            for cached, twice in each
+        ]
     return " + ".join(parts)
 
 

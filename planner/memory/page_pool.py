@@ -50,6 +50,11 @@ def _smallest(pieces: list[_Piece], size: int) -> _Piece | None:
     return best
 
 
+def _touching(pieces: list[_Piece], start: int, end: int) -> list[_Piece]:
+    """Those that lie against either end."""
+    return [piece for piece in pieces if piece.end == start or piece.start == end]
+
+
 class PagePool:
     """The pool, with `used_bytes` in one piece at its start. Times are of one clock, in any unit.
 
@@ -78,7 +83,8 @@ class PagePool:
     def allocate(self, size_bytes: int, now: float = 0.0) -> int:
         """The address of a new block."""
         size = aligned(size_bytes)
-        self._settle(now)
+        if now >= self._next_done:
+            self._settle(now)
         for pieces in (self._pending, self._complete):
             best = _smallest(pieces, size)
             if best is not None:
@@ -87,19 +93,21 @@ class PagePool:
 
     def free(self, address: int, now: float = 0.0, done: float = 0.0) -> None:
         """Free a block; the GPU passes that at `done`."""
-        self._settle(now)
+        if now >= self._next_done:
+            self._settle(now)
         self._turn += 1
         start, end = address, address + self._sizes.pop(address)
-        turn = self._turn
-        for piece in [piece for piece in self._pending if piece.end == start or piece.start == end]:
+        for piece in _touching(self._pending, start, end):
             self._pending.remove(piece)
             start, end, done = min(start, piece.start), max(end, piece.end), max(done, piece.done)
-        self._pending.append(_Piece(start, end, done, turn))
-        self._next_done = min(self._next_done, done)
+        self._pending.append(_Piece(start, end, done, self._turn))
+        if done < self._next_done:
+            self._next_done = done
 
     def trim(self, now: float) -> None:
         """Give back every page that holds nothing, as a pool without a release threshold does when the host waits."""
-        self._settle(now)
+        if now >= self._next_done:
+            self._settle(now)
         for piece in list(self._complete):
             self.num_pages -= self._cut(piece, ceil_div(piece.size, PAGE_BYTES))
         ends = [piece.end for piece in (*self._complete, *self._pending)] + [
@@ -108,13 +116,12 @@ class PagePool:
         self._end = max(ceil_div(max(ends, default=0), PAGE_BYTES), self._first_pages) * PAGE_BYTES
 
     def _settle(self, now: float) -> None:
-        if now < self._next_done:
-            return
+        """Complete what the GPU has passed."""
         done = [piece for piece in self._pending if piece.done <= now]
         self._pending = [piece for piece in self._pending if piece.done > now]
         self._next_done = min((piece.done for piece in self._pending), default=_NEVER)
         for piece in done:
-            for other in [other for other in self._complete if other.end == piece.start or other.start == piece.end]:
+            for other in _touching(self._complete, piece.start, piece.end):
                 self._complete.remove(other)
                 piece.start, piece.end = min(piece.start, other.start), max(piece.end, other.end)
                 piece.turn = max(piece.turn, other.turn)

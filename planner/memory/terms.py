@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ FORMULA = Evidence("formula")
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One named part of the memory of one GPU.
+    """One named part of the memory of one rank's GPU.
 
     Attributes:
         name: stable key, such as ``weights``.
@@ -47,29 +47,3 @@ class Term:
 def exact(name: str, size_bytes: int, formula: str, what: str, evidence: Evidence = FORMULA) -> Term:
     """A term without a band."""
     return Term(name, size_bytes, size_bytes, size_bytes, evidence, formula, what)
-
-
-@dataclass(frozen=True, slots=True)
-class KvCache:
-    """The KV cache of one GPU.
-
-    Attributes:
-        budget_bytes: the share of free memory that it may take; what the engine allocates for it.
-        block_tokens, block_bytes: one block, on this rank.
-        blocks: whole blocks that fit the budget.
-        tokens: tokens that requests can use together.
-        notes: what the numbers depend on, such as slabs.
-    """
-
-    budget_bytes: int
-    block_tokens: int
-    block_bytes: int
-    blocks: int
-    tokens: int
-    formula: str
-    notes: tuple[str, ...] = field(default=())
-
-    def max_sequences(self, context_tokens: int, max_batch_size: int) -> int:
-        """Sequences of `context_tokens` that run at once. A sequence also holds the token being made."""
-        blocks_each = -(-(context_tokens + 1) // self.block_tokens)
-        return min(max_batch_size, self.blocks // blocks_each)

@@ -1,32 +1,47 @@
-"""Weights as an engine holds them: fused, cut by tensor parallelism, in the engine's own formats."""
+"""Weights as an engine holds them: fused, cut between ranks, quantized where the checkpoint is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
+from planner.errors import UnsupportedModelError
+from planner.memory import attention, mlp
+from planner.memory.linears import FusedLinear, LinearKind, LinearShape
+from planner.memory.parallelism import Parallelism, Sharding
 from planner.memory.pool import aligned
-from planner.model.spec import (
-    DenseMlp,
-    GroupedQueryAttention,
-    MoeMlp,
-    Quantization,
-    TextModel,
-    VisionTower,
-)
-from planner.units import ceil_div, round_up
+from planner.model.held_out import held_out_layers, without_routers
+from planner.model.spec import LayerGroup, Quantization, TextModel, VisionTower
+from planner.model.tensors import Role
 
 _HALF_BYTES: Final = 2
 
 
+class AllocationKind(Enum):
+    """What an allocation of weights is; `value` is its name for people."""
+
+    EMBEDDING = "embedding"
+    OUTPUT_HEAD = "output head"
+    NORM = "norm"
+    WEIGHT = "weight"
+    SCALES = "scales"
+    ZEROS = "zeros"
+    BIAS = "bias"
+    CLASS_TOKEN = "class token"
+    POSITIONS = "position embedding"
+    LAYER_SCALE = "layer scale"
+
+
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """`count` equal allocations of `size_bytes` each on one GPU."""
+    """`count` equal allocations of `size_bytes` each on one rank's GPU; `linear` is the linear that they belong to."""
 
-    what: str
+    kind: AllocationKind
     size_bytes: int
     count: int = 1
+    linear: LinearKind | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -38,132 +53,147 @@ class Allocation:
         """Bytes that they take inside a pool."""
         return aligned(self.size_bytes) * self.count
 
-
-@dataclass(frozen=True, slots=True)
-class LinearShape:
-    """A fused linear on one rank: `num_in` x `num_out`; `quantized` when the format applies to it."""
-
-    what: str
-    num_in: int
-    num_out: int
-    count: int
-    bias: bool = False
-    quantized: bool = False
+    @property
+    def is_expert(self) -> bool:
+        """Whether it belongs to routed experts."""
+        return self.linear is not None and self.linear.is_expert
 
 
-@dataclass(frozen=True, slots=True)
-class Sharding:
-    """How one version splits weights over `tp` ranks.
+def of_linear(linear: LinearShape, kind: AllocationKind, size_bytes: int) -> Allocation:
+    """An allocation of `size_bytes` for each of the linears."""
+    return Allocation(kind, size_bytes, linear.count, linear.kind)
 
-    Attributes:
-        embedding_sharded, lm_head_sharded: whether the vocabulary matrices are cut or whole on every rank.
-        vocab_multiple: the head's rows are padded to a multiple of this times tp (only when cut).
-        intermediate_multiple: an MLP's intermediate size is padded to a multiple of this times tp; 1 for no padding.
-    """
 
-    tp: int
-    embedding_sharded: bool
-    lm_head_sharded: bool
-    vocab_multiple: int
-    intermediate_multiple: int
+def plain_linear(linear: LinearShape) -> Allocation:
+    """A 16-bit linear."""
+    return of_linear(linear, AllocationKind.WEIGHT, linear.num_weights * _HALF_BYTES)
+
+
+def _bias(linear: LinearShape) -> Allocation:
+    return of_linear(linear, AllocationKind.BIAS, linear.num_out * _HALF_BYTES)
+
+
+# --- the language model ----------------------------------------------------------------------------------------------
 
 
 def text_linears(text: TextModel, quantization: Quantization | None, sharding: Sharding) -> Iterator[LinearShape]:
-    """The decoder's linears on one rank, qkv and gate-up fused, in the order of loading."""
-    hidden, tp = text.hidden_size, sharding.tp
-    for group in text.layer_groups:
-        count = len(group.layers)
-        attention = group.attention
-        assert isinstance(attention, GroupedQueryAttention)
-        q_heads = attention.num_heads // tp
-        kv_heads = ceil_div(attention.num_kv_heads, tp)
-        qkv = (q_heads + 2 * kv_heads) * attention.head_dim
-        packed = quantization is not None
-        yield LinearShape("qkv", hidden, qkv, count, attention.qkv_bias, packed)
-        yield LinearShape("output", q_heads * attention.head_dim, hidden, count, attention.output_bias, packed)
-        mlp = group.mlp
-        if isinstance(mlp, DenseMlp):
-            size = pad_intermediate(mlp.intermediate_size, sharding) // tp
-            yield LinearShape("gate and up", hidden, 2 * size, count, mlp.bias, packed)
-            yield LinearShape("down", size, hidden, count, mlp.bias, packed)
+    """The decoder's linears on one rank, qkv and gate-up fused, in the order of loading.
+
+    Where the checkpoint holds some layers out, a linear comes twice: as these layers have it, and as the others do. A
+    fused linear stays in 16 bits where any of its parts does: TurboMind dequantizes the others
+    (`lmdeploy/turbomind/builders/linear.py`, dequant_mixed, 0.18.0).
+    """
+    entries = _entries(text, quantization, sharding)
+    for group, linear in _fused(text, sharding):
+        packed = group.layers if quantization is not None and linear.kind.is_quantizable else ()
+        if packed and entries:
+            held = frozenset[int]().union(*_held_out(text, group, linear, entries))
+            packed = tuple(layer for layer in packed if layer not in held)
+        for quantized, count in ((False, len(group.layers) - len(packed)), (True, len(packed))):
+            if count:
+                yield LinearShape(
+                    linear.kind, linear.num_in, linear.num_out, count, linear.bias, quantized, linear.num_experts
+                )
+
+
+def check_fused(
+    text: TextModel, quantization: Quantization | None, sharding: Sharding, dequantized: frozenset[LinearKind]
+) -> None:
+    """Refuse a checkpoint that holds out one part of a fused linear; `dequantized` are those of which an engine makes
+    16-bit ones.
+
+    Raises:
+        UnsupportedModelError: such a linear, with the key.
+    """
+    entries = _entries(text, quantization, sharding)
+    for group, linear in _fused(text, sharding) if entries else ():
+        if linear.kind in dequantized or not linear.kind.is_quantizable:
             continue
-        assert isinstance(mlp, MoeMlp)
-        yield LinearShape("router", hidden, mlp.num_experts, count)
-        size = pad_intermediate(mlp.expert_intermediate_size, sharding) // tp
-        experts = count * mlp.num_experts
-        yield LinearShape("expert gate and up", hidden, 2 * size, experts, False, packed)
-        yield LinearShape("expert down", size, hidden, experts, False, packed)
-        if mlp.shared_intermediate_size:
-            size = pad_intermediate(mlp.shared_intermediate_size, sharding) // tp
-            yield LinearShape("shared gate and up", hidden, 2 * size, count, False, packed)
-            yield LinearShape("shared down", size, hidden, count, False, packed)
-            yield LinearShape("shared gate", hidden, 1, count)
+        held = _held_out(text, group, linear, entries)
+        if any(layers != held[0] for layers in held):
+            names = [name.format(expert="*") for name in linear.modules]
+            raise UnsupportedModelError(
+                f"modules_to_not_convert holds out a part of {', '.join(names)} and not all; LMDeploy makes one linear "
+                "of them and needs one format",
+                "Hold out all of them in a layer, or none",
+            )
 
 
-def pad_intermediate(size: int, sharding: Sharding) -> int:
-    """An MLP's intermediate size after padding, over all ranks."""
-    if sharding.intermediate_multiple == 1:
-        return size
-    return round_up(size, sharding.intermediate_multiple * sharding.tp)
+def _fused(text: TextModel, sharding: Sharding) -> Iterator[tuple[LayerGroup, FusedLinear]]:
+    for group in text.layer_groups:
+        for linear in attention.linears(group.attention, text, sharding.parallelism):
+            yield group, linear
+        for linear in mlp.linears(group.mlp, text, sharding):
+            yield group, linear
 
 
-def head_rows(text: TextModel, sharding: Sharding) -> int:
-    """Rows of the output matrix after padding, over all ranks."""
-    if sharding.tp == 1 or not sharding.lm_head_sharded:
-        return text.vocab_size
-    return round_up(text.vocab_size, sharding.vocab_multiple * sharding.tp)
+def _entries(text: TextModel, quantization: Quantization | None, sharding: Sharding) -> tuple[str, ...]:
+    """What the checkpoint holds out besides routers."""
+    if quantization is None or not quantization.unquantized:
+        return ()
+    fused = _fused(text, sharding)
+    routers = [_module(text, linear.modules[0]) for _, linear in fused if linear.kind.role is Role.ROUTER]
+    return without_routers(quantization.unquantized, routers)
+
+
+def _held_out(
+    text: TextModel, group: LayerGroup, linear: FusedLinear, entries: tuple[str, ...]
+) -> list[frozenset[int]]:
+    """The layers that hold out each part of a fused linear."""
+    return [held_out_layers(_module(text, name), group.layers, entries) for name in linear.modules]
+
+
+def _module(text: TextModel, name: str) -> str:
+    return text.prefix + text.names.layer + name
 
 
 def text_plain(text: TextModel, sharding: Sharding) -> Iterator[Allocation]:
     """What stays 16-bit on one rank: both vocabulary matrices (two copies even when tied), norms, biases."""
     hidden = text.hidden_size
     width = hidden // sharding.tp if sharding.embedding_sharded else hidden
-    yield Allocation("embedding", text.vocab_size * width * _HALF_BYTES)
-    rows = head_rows(text, sharding)
-    rows = rows // sharding.tp if sharding.lm_head_sharded else rows
-    yield Allocation("output head", rows * hidden * _HALF_BYTES)
-    yield Allocation("final norm", hidden * _HALF_BYTES)
+    yield Allocation(AllocationKind.EMBEDDING, text.vocab_size * width * _HALF_BYTES)
+    yield Allocation(AllocationKind.OUTPUT_HEAD, sharding.rank_head_rows(text.vocab_size) * hidden * _HALF_BYTES)
+    yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES)
     for group in text.layer_groups:
         count = len(group.layers)
-        yield Allocation("norms", hidden * _HALF_BYTES, 2 * count)
-        if group.attention.qk_norm:
-            yield Allocation("q and k norms", group.attention.head_dim * _HALF_BYTES, 2 * count)
+        yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES, 2 * count)
+        for norm_width, number in attention.norms(group.attention):
+            yield Allocation(AllocationKind.NORM, norm_width * _HALF_BYTES, number * count)
     for linear in text_linears(text, None, sharding):
         if linear.bias:
-            yield Allocation(f"{linear.what} bias", linear.num_out * _HALF_BYTES, linear.count)
+            yield _bias(linear)
 
 
-def vision_linears(tower: VisionTower, tp: int) -> Iterator[LinearShape]:
+# --- the vision tower ------------------------------------------------------------------------------------------------
+
+
+def vision_linears(tower: VisionTower, parallelism: Parallelism) -> Iterator[LinearShape]:
     """The vision tower's and projector's linears on one rank; attention stays whole where
     `tp` does not divide the heads.
     """
-    hidden, layers = tower.hidden_size, tower.num_layers
+    hidden, layers, tp = tower.hidden_size, tower.num_layers, parallelism.tp
     attention_tp = tp if tower.num_heads % tp == 0 else 1
-    yield LinearShape("patch embedding", tower.num_channels * tower.patch_size**2, hidden, 1, True)
-    yield LinearShape("vision qkv", hidden, 3 * hidden // attention_tp, layers, tower.qkv_bias)
-    yield LinearShape("vision output", hidden // attention_tp, hidden, layers, True)
-    yield LinearShape("vision fc1", hidden, tower.intermediate_size // tp, layers, True)
-    yield LinearShape("vision fc2", tower.intermediate_size // tp, hidden, layers, True)
+    size = tower.intermediate_size // tp
+    yield LinearShape(LinearKind.PATCH_EMBEDDING, tower.num_channels * tower.patch_size**2, hidden, 1, True)
+    yield LinearShape(LinearKind.VISION_QKV, hidden, 3 * hidden // attention_tp, layers, tower.qkv_bias)
+    yield LinearShape(LinearKind.VISION_OUTPUT, hidden // attention_tp, hidden, layers, True)
+    yield LinearShape(LinearKind.VISION_FC1, hidden, size, layers, True)
+    yield LinearShape(LinearKind.VISION_FC2, size, hidden, layers, True)
     wide, out = hidden * tower.pixel_shuffle**2, tower.text_hidden_size
-    yield LinearShape("projector 1", wide, out // tp, 1, True)
-    yield LinearShape("projector 2", out // tp, out, 1, True)
+    yield LinearShape(LinearKind.PROJECTOR_FC1, wide, out // tp, 1, True)
+    yield LinearShape(LinearKind.PROJECTOR_FC2, out // tp, out, 1, True)
 
 
-def vision_plain(tower: VisionTower, tp: int) -> Iterator[Allocation]:
+def vision_plain(tower: VisionTower, parallelism: Parallelism) -> Iterator[Allocation]:
     """The rest of the vision tower: token, positions, norms, layer scales and biases."""
-    hidden, layers = tower.hidden_size, tower.num_layers
-    yield Allocation("class token", hidden * _HALF_BYTES)
-    yield Allocation("position embedding", (tower.num_patches + 1) * hidden * _HALF_BYTES)
-    yield Allocation("vision norms", hidden * _HALF_BYTES, layers * (2 if tower.rms_norm else 4))
-    yield Allocation("layer scales", hidden * _HALF_BYTES, 2 * layers)
+    layers, vector_bytes = tower.num_layers, tower.hidden_size * _HALF_BYTES
+    yield Allocation(AllocationKind.CLASS_TOKEN, vector_bytes)
+    yield Allocation(AllocationKind.POSITIONS, (tower.num_patches + 1) * vector_bytes)
+    yield Allocation(AllocationKind.NORM, vector_bytes, layers * (2 if tower.rms_norm else 4))
+    yield Allocation(AllocationKind.LAYER_SCALE, vector_bytes, 2 * layers)
     if tower.qk_norm:
-        yield Allocation("vision q and k norms", hidden * _HALF_BYTES, 2 * layers)
-    yield Allocation("projector norm", hidden * tower.pixel_shuffle**2 * _HALF_BYTES, 2)
-    for linear in vision_linears(tower, tp):
+        yield Allocation(AllocationKind.NORM, vector_bytes, 2 * layers)
+    yield Allocation(AllocationKind.NORM, vector_bytes * tower.pixel_shuffle**2, 2)
+    for linear in vision_linears(tower, parallelism):
         if linear.bias:
-            yield Allocation(f"{linear.what} bias", linear.num_out * _HALF_BYTES, linear.count)
-
-
-def plain_linear(linear: LinearShape) -> Allocation:
-    """A 16-bit linear."""
-    return Allocation(linear.what, linear.num_in * linear.num_out * _HALF_BYTES, linear.count)
+            yield _bias(linear)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from planner.model.spec import Quantization
+from planner.model.spec import Quantization, QuantMethod
 
 _TEXT_SECTIONS = ("text_config", "llm_config")
 
@@ -23,7 +23,7 @@ def cut_layers(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
 
 def quantized_config(config: Mapping[str, Any], quantization: Quantization) -> dict[str, Any]:
     """The config with the section that `lmdeploy lite auto_awq` adds for `quantization` (method awq)."""
-    assert quantization.method == "awq", quantization
+    assert quantization.method is QuantMethod.AWQ, quantization
     section: dict[str, Any] = {
         "quant_method": "awq",
         "version": "gemm",

@@ -1,13 +1,16 @@
 """What a model is made of, in lmplan's own names. Past this module nobody opens a config.json again.
 
 A model is a tuple of layer groups, each an attention kind and an MLP kind, plus an optional vision tower.
-A new mechanism is a new kind in one of the unions below, and the type checker lists the places to extend.
+A new mechanism is a new kind in one of the unions below. Whoever takes a kind apart does so with a `match` that ends in
+`assert_never`, so the type checker lists the places to extend.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
+from planner.kinds import assert_never
 from planner.model.dtypes import DType
 
 
@@ -46,6 +49,17 @@ class MoeMlp:
 
 Attention = GroupedQueryAttention
 Mlp = DenseMlp | MoeMlp
+
+
+def routed_experts(mlp: Mlp) -> MoeMlp | None:
+    """The experts of an MLP, None where every token meets all of it."""
+    match mlp:
+        case DenseMlp():
+            return None
+        case MoeMlp():
+            return mlp
+        case _:
+            assert_never(mlp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,22 @@ class TensorNames:
     shared_expert: str = "mlp.shared_expert."
     shared_gate: str = "mlp.shared_expert_gate"
 
+    @property
+    def dense(self) -> tuple[str, str, str]:
+        """Gate, up and down of a dense MLP."""
+        return self.gate, self.up, self.down
+
+    @property
+    def experts(self) -> tuple[str, str, str]:
+        """Gate, up and down of a routed expert."""
+        return self.expert + self.expert_gate, self.expert + self.expert_up, self.expert + self.expert_down
+
+    @property
+    def shared_experts(self) -> tuple[str, str, str]:
+        """Gate, up and down of the shared expert."""
+        stem = self.shared_expert
+        return stem + self.expert_gate, stem + self.expert_up, stem + self.expert_down
+
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
@@ -109,14 +139,31 @@ class TextModel:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionNames:
+    """How a checkpoint names the tensors of its tower; `layer` holds ``{layer}``, and `qkv` is one name where they are
+    fused. Those of the class token and the positions stand behind `embeddings`.
+    """
+
+    embeddings: str
+    class_token: str
+    position: str
+    patch: str
+    layer: str
+    qkv: tuple[str, ...]
+    output: str
+    norms: tuple[str, str]
+    scales: tuple[str, str]
+    projector: tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class VisionTower:
     """An InternViT tower and its projector (pixel shuffle, layer norm, two linears).
 
-    Sizes of the square image and patch in pixels. `form` says how the checkpoint names the tensors:
-    ``chat`` for InternVLChatModel (one fused qkv), ``hf`` for InternVLForConditionalGeneration.
+    Sizes of the square image and patch in pixels.
     """
 
-    form: str
+    names: VisionNames
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -149,15 +196,26 @@ class VisionTower:
         return self.tokens_per_tile * (self.max_tiles + (1 if self.max_tiles > 1 else 0))
 
 
+class QuantMethod(Enum):
+    """A quantization method; `value` is its ``quant_method`` in a config.json."""
+
+    AWQ = "awq"
+    GPTQ = "gptq"
+    FP8 = "fp8"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """How a checkpoint stores the linears of its decoder layers.
 
-    `method` is awq, gptq or fp8; `group_size` is in input features. For fp8 it is the side of the square
-    block. `unquantized` are substrings of module names that stay as they were.
+    `group_size` is in input features; for fp8 it is the side of the square block. `unquantized` names the modules that
+    stay as they were, as the config.json has it (`planner.model.held_out` reads it).
     """
 
-    method: str
+    method: QuantMethod
     bits: int
     group_size: int
     unquantized: tuple[str, ...] = ()

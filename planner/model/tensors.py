@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from planner.kinds import assert_never
 from planner.model.dtypes import DType
 from planner.model.spec import (
+    Attention,
     DenseMlp,
     GroupedQueryAttention,
     LayerGroup,
+    Mlp,
     ModelSpec,
     MoeMlp,
     TextModel,
@@ -134,116 +137,90 @@ def _text(text: TextModel, dtype: DType) -> Iterator[TensorGroup]:
     norm = (text.hidden_size,)
     yield TensorGroup(f"{prefix}{names.final_norm}.weight", norm, dtype, Role.NORM)
     for group in text.layer_groups:
-        yield from _layers(text, group, dtype)
-
-
-def _layers(text: TextModel, group: LayerGroup, dtype: DType) -> Iterator[TensorGroup]:
-    names, hidden = text.names, text.hidden_size
-    stem = text.prefix + names.layer
-
-    def linear(
-        name: str, num_in: int, num_out: int, role: Role, bias: bool = False, num_experts: int = 0
-    ) -> Iterator[TensorGroup]:
-        where = (group.layers, num_experts)
-        yield TensorGroup(f"{stem}{name}.weight", (num_out, num_in), dtype, role, *where)
-        if bias:
-            yield TensorGroup(f"{stem}{name}.bias", (num_out,), dtype, role, *where)
-
-    for name in (names.input_norm, names.post_norm):
-        yield TensorGroup(f"{stem}{name}.weight", (hidden,), dtype, Role.NORM, group.layers)
-
-    attention = group.attention
-    assert isinstance(attention, GroupedQueryAttention)
-    q_out = attention.num_heads * attention.head_dim
-    kv_out = attention.num_kv_heads * attention.head_dim
-    if names.qkv:
-        yield from linear(names.qkv, hidden, q_out + 2 * kv_out, Role.ATTENTION, attention.qkv_bias)
-    else:
-        for name, num_out in ((names.query, q_out), (names.key, kv_out), (names.value, kv_out)):
-            yield from linear(name, hidden, num_out, Role.ATTENTION, attention.qkv_bias)
-    yield from linear(names.output, q_out, hidden, Role.ATTENTION, attention.output_bias)
-    if attention.qk_norm:
-        for name in (names.q_norm, names.k_norm):
-            yield TensorGroup(f"{stem}{name}.weight", (attention.head_dim,), dtype, Role.NORM, group.layers)
-
-    mlp = group.mlp
-    if isinstance(mlp, DenseMlp):
-        size = mlp.intermediate_size
-        for name, num_in, num_out in (
-            (names.gate, hidden, size),
-            (names.up, hidden, size),
-            (names.down, size, hidden),
-        ):
-            yield from linear(name, num_in, num_out, Role.MLP, mlp.bias)
-        return
-    assert isinstance(mlp, MoeMlp)
-    yield from linear(names.router, hidden, mlp.num_experts, Role.ROUTER)
-    for stem_in_layer, size, num_experts, role in (
-        (names.expert, mlp.expert_intermediate_size, mlp.num_experts, Role.EXPERT),
-        (names.shared_expert, mlp.shared_intermediate_size, 0, Role.SHARED_EXPERT),
-    ):
-        if not size:
-            continue
-        for name, num_in, num_out in (
-            (names.expert_gate, hidden, size),
-            (names.expert_up, hidden, size),
-            (names.expert_down, size, hidden),
-        ):
-            yield from linear(stem_in_layer + name, num_in, num_out, role, False, num_experts)
-    if mlp.shared_intermediate_size:
-        yield from linear(names.shared_gate, hidden, 1, Role.ROUTER)
+        yield from _layer_tensors(text, group, dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class _VisionNames:
-    """The two ways in which InternVL checkpoints name their tower."""
+class _Layers:
+    """Makes the tensors of decoder layers that are alike; names are those inside a layer."""
 
-    embeddings: str
-    class_token: str
-    position: str
-    patch: str
-    layer: str
-    qkv: tuple[str, ...]
-    output: str
-    norms: tuple[str, str]
-    scales: tuple[str, str]
-    projector: tuple[str, str, str]
+    stem: str
+    layers: tuple[int, ...]
+    dtype: DType
+
+    def norm(self, name: str, width: int) -> TensorGroup:
+        return TensorGroup(f"{self.stem}{name}.weight", (width,), self.dtype, Role.NORM, self.layers)
+
+    def linear(
+        self, name: str, num_in: int, num_out: int, role: Role, *, bias: bool = False, num_experts: int = 0
+    ) -> Iterator[TensorGroup]:
+        where = (self.dtype, role, self.layers, num_experts)
+        yield TensorGroup(f"{self.stem}{name}.weight", (num_out, num_in), *where)
+        if bias:
+            yield TensorGroup(f"{self.stem}{name}.bias", (num_out,), *where)
+
+    def gated(
+        self,
+        names: tuple[str, str, str],
+        hidden: int,
+        size: int,
+        role: Role,
+        *,
+        bias: bool = False,
+        num_experts: int = 0,
+    ) -> Iterator[TensorGroup]:
+        """Gate, up and down of a gated MLP."""
+        for name, num_in, num_out in zip(names, (hidden, hidden, size), (size, size, hidden), strict=True):
+            yield from self.linear(name, num_in, num_out, role, bias=bias, num_experts=num_experts)
 
 
-_VISION_NAMES = {
-    "chat": _VisionNames(
-        embeddings="vision_model.embeddings.",
-        class_token="class_embedding",
-        position="position_embedding",
-        patch="patch_embedding",
-        layer="vision_model.encoder.layers.{layer}.",
-        qkv=("attn.qkv",),
-        output="attn.proj",
-        norms=("norm1", "norm2"),
-        scales=("ls1", "ls2"),
-        projector=("mlp1.0", "mlp1.1", "mlp1.3"),
-    ),
-    "hf": _VisionNames(
-        embeddings="vision_tower.embeddings.",
-        class_token="cls_token",
-        position="position_embeddings",
-        patch="patch_embeddings.projection",
-        layer="vision_tower.encoder.layer.{layer}.",
-        qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-        output="attention.projection_layer",
-        norms=("layernorm_before", "layernorm_after"),
-        scales=("lambda_1", "lambda_2"),
-        projector=(
-            "multi_modal_projector.layer_norm",
-            "multi_modal_projector.linear_1",
-            "multi_modal_projector.linear_2",
-        ),
-    ),
-}
+def _layer_tensors(text: TextModel, group: LayerGroup, dtype: DType) -> Iterator[TensorGroup]:
+    layers = _Layers(text.prefix + text.names.layer, group.layers, dtype)
+    for name in (text.names.input_norm, text.names.post_norm):
+        yield layers.norm(name, text.hidden_size)
+    yield from _attention(group.attention, text, layers)
+    yield from _mlp(group.mlp, text, layers)
+
+
+def _attention(attention: Attention, text: TextModel, layers: _Layers) -> Iterator[TensorGroup]:
+    names, hidden, linear = text.names, text.hidden_size, layers.linear
+    match attention:
+        case GroupedQueryAttention():
+            q_out = attention.num_heads * attention.head_dim
+            kv_out = attention.num_kv_heads * attention.head_dim
+            bias = attention.qkv_bias
+            if names.qkv:
+                yield from linear(names.qkv, hidden, q_out + 2 * kv_out, Role.ATTENTION, bias=bias)
+            else:
+                for name, num_out in ((names.query, q_out), (names.key, kv_out), (names.value, kv_out)):
+                    yield from linear(name, hidden, num_out, Role.ATTENTION, bias=bias)
+            yield from linear(names.output, q_out, hidden, Role.ATTENTION, bias=attention.output_bias)
+            if attention.qk_norm:
+                yield layers.norm(names.q_norm, attention.head_dim)
+                yield layers.norm(names.k_norm, attention.head_dim)
+        case _:
+            assert_never(attention)
+
+
+def _mlp(mlp: Mlp, text: TextModel, layers: _Layers) -> Iterator[TensorGroup]:
+    names, hidden = text.names, text.hidden_size
+    match mlp:
+        case DenseMlp():
+            yield from layers.gated(names.dense, hidden, mlp.intermediate_size, Role.MLP, bias=mlp.bias)
+        case MoeMlp():
+            yield from layers.linear(names.router, hidden, mlp.num_experts, Role.ROUTER)
+            size, num_experts = mlp.expert_intermediate_size, mlp.num_experts
+            yield from layers.gated(names.experts, hidden, size, Role.EXPERT, num_experts=num_experts)
+            if mlp.shared_intermediate_size:
+                size = mlp.shared_intermediate_size
+                yield from layers.gated(names.shared_experts, hidden, size, Role.SHARED_EXPERT)
+                yield from layers.linear(names.shared_gate, hidden, 1, Role.ROUTER)
+        case _:
+            assert_never(mlp)
 
 
 def _vision(tower: VisionTower, dtype: DType) -> Iterator[TensorGroup]:
-    names = _VISION_NAMES[tower.form]
+    names = tower.names
     hidden, size = tower.hidden_size, tower.intermediate_size
     layers = tuple(range(tower.num_layers))
     patch = tower.patch_size

@@ -18,7 +18,6 @@ from planner.errors import LmplanError
 from planner.evidence.ledger import Replayed, runs_of
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.memory.terms import Term
-from planner.units import ceil_div
 
 SHARES = ("context and code", "weights", "vision tower", "KV cache", "buffers and reserve")
 _SHARE_OF = {
@@ -111,7 +110,7 @@ def _bar(advice: Advice, weighed: Weighed) -> Bar | None:
     if not trial.serves:
         # The load's cache instead of what happens to be left, and all that has to stay free beside it.
         load, kv = advice.decision.load, trial.kv
-        shares[3] = ceil_div(load.context_tokens + 1, kv.block_tokens) * load.num_users * kv.block_bytes
+        shares[3] = kv.sequence_bytes(load.context_tokens) * load.num_users
         needed_bytes = weighed.offer.free_bytes + trial.short_bytes
         shares[4] = max(needed_bytes - sum(shares[:4]), trial.keep_free_bytes)
     return Bar(weighed, tuple(shares), weighed.offer.free_bytes)
@@ -134,7 +133,7 @@ def _curves(advice: Advice) -> tuple[Curve, ...]:
             trial = search.weigh(option, knobs, replace(load, latency_ms=None, first_token_ms=None))
         except LmplanError:
             continue
-        points = tuple((c, trial.kv.blocks // ceil_div(c + 1, trial.kv.block_tokens)) for c in contexts)
+        points = tuple((c, trial.kv.room_for(c)) for c in contexts)
         if trial.settings.cache_max_entry_count > 0.01 and points[0][1]:
             curves.append(Curve(option, trial.settings.cache_max_entry_count, points))
     return tuple(curves)

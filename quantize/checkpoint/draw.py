@@ -15,6 +15,7 @@ from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.rewrite import cut_layers, quantized_config
 from planner.model.source import resolve
+from planner.model.spec import QuantMethod
 from planner.model.tensors import inventory
 from planner.units import format_bytes
 from quantize.checkpoint.synthetic import Fill, write_checkpoint
@@ -53,7 +54,7 @@ def draw(
     spec = read_spec(config, model)
     quantization = formats.choose(spec, WeightsChoice(weights))
     groups = formats.store(inventory(spec), quantization)
-    if quantization is not None and quantization.method == "awq":
+    if quantization is not None and quantization.method is QuantMethod.AWQ:
         config = quantized_config(config, quantization)
     try:
         return write_checkpoint(folder, config, groups, fill=fill, seed=seed)

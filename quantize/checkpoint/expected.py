@@ -66,7 +66,7 @@ def expect(
     return ExpectedCheckpoint(
         quantization=quantization,
         groups=groups,
-        quantized=tuple(group for group in plain if formats.is_quantized(group, quantization)),
+        quantized=tuple(group for group, replaced in formats.divide(plain, quantization) if replaced),
         tensor_bytes=tensor_bytes,
         file_bytes=overhead_bytes + tensor_bytes,
     )

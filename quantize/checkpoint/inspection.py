@@ -18,7 +18,7 @@ from planner.model.dtypes import DType
 from planner.model.fields import Fields
 from planner.model.rewrite import quantization_section
 from planner.model.source import read_config
-from planner.model.spec import Quantization
+from planner.model.spec import Quantization, QuantMethod
 from planner.model.tensors import TensorGroup, inventory, size_bytes
 from quantize.checkpoint.torch_files import bin_files, read_bin_folder, read_tensors
 from quantize.checkpoint.values import look_at, mapped
@@ -75,7 +75,7 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
     problems = list(_config_problems(config, quantization))
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         problems.append(f"there is no tokenizer: none of {', '.join(_TOKENIZERS)}")
-    if quantization is None or quantization.method != "awq":
+    if quantization is None or quantization.method is not QuantMethod.AWQ:
         return Inspection(tuple(problems), (), quantization=quantization)
     groups = expected
     if groups is None:
@@ -114,7 +114,7 @@ def _config_problems(config: dict[str, Any], quantization: Quantization | None) 
     if quantization is None:
         yield "config.json has no quantization_config: this is not a quantized checkpoint"
         return
-    if quantization.method != "awq":
+    if quantization.method is not QuantMethod.AWQ:
         yield f"config.json says {quantization.method}; expected awq"
         return
     if quantization_section(config).get("zero_point") is not True:

@@ -80,7 +80,8 @@ def inspect_command(folder: Path, as_json: bool) -> None:
     """Check the AWQ checkpoint in FOLDER: config, every tensor's shape and bytes, the scales, the tokenizer."""
     inspection = inspect_folder(folder)
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "passed": inspection.passed, **asdict(inspection)}, indent=2))
+        answer = {"folder": str(folder), "passed": inspection.passed, **asdict(inspection)}
+        click.echo(json.dumps(answer, indent=2, default=str))  # a method goes by its name
     else:
         click.echo(report.inspection_text(inspection, folder))
     if not inspection.passed:

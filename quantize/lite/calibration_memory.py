@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.kinds import assert_never
 from planner.memory.torch_cache import TorchCache
-from planner.model.spec import DenseMlp, GroupedQueryAttention, LayerGroup, TextModel
+from planner.model.spec import DenseMlp, GroupedQueryAttention, LayerGroup, MoeMlp, TextModel
 
 _HALF = 2
 _FLOAT = 4
@@ -62,21 +63,29 @@ class _Replay:
     """The allocations of one model's calibration. Sizes are for 16-bit weights and activations."""
 
     def __init__(self, text: TextModel, group: LayerGroup, seqlen: int, search_scale: bool, on_gpu: bool) -> None:
-        assert isinstance(group.attention, GroupedQueryAttention)
         self.cache = _Cache()
         self.hidden = text.hidden_size
-        self.query = group.attention.num_heads * group.attention.head_dim
-        self.key = group.attention.num_kv_heads * group.attention.head_dim
-        self.head_dim = group.attention.head_dim
-        self.num_heads = group.attention.num_heads
+        attention = group.attention
+        match attention:
+            case GroupedQueryAttention():
+                self.query = attention.num_heads * attention.head_dim
+                self.key = attention.num_kv_heads * attention.head_dim
+                self.head_dim = attention.head_dim
+                self.num_heads = attention.num_heads
+            case _:
+                assert_never(attention)
         self.seqlen = seqlen
         self.search_scale = search_scale
         self.count_bytes = _INT64 if on_gpu else 0
-        # A MoE layer computes its experts one after the other; calibration knows no such model but Mixtral.
-        self.is_dense = isinstance(group.mlp, DenseMlp)
         mlp = group.mlp
-        self.intermediate = mlp.intermediate_size if isinstance(mlp, DenseMlp) else mlp.expert_intermediate_size
-        num_experts = 1 if isinstance(mlp, DenseMlp) else mlp.num_experts
+        match mlp:
+            case DenseMlp():
+                self.intermediate, num_experts = mlp.intermediate_size, 1
+            case MoeMlp():
+                # Experts are computed one after the other; calibration knows no such model but Mixtral.
+                self.intermediate, num_experts = mlp.expert_intermediate_size, mlp.num_experts
+            case _:
+                assert_never(mlp)
         sides = [(self.query, self.hidden), (self.key, self.hidden), (self.key, self.hidden), (self.hidden, self.query)]
         sides += [(self.intermediate, self.hidden)] * 3 * num_experts
         self.layer_bytes = [num_out * num_in * _HALF for num_out, num_in in sides]
@@ -198,7 +207,13 @@ def calibration_peak(
         search_scale: whether scales are searched.
         on_gpu: a CPU counts NaN without casting first.
     """
-    replay = _Replay(text, text.layer_groups[0], seqlen, search_scale, on_gpu)
+    replays = [_Replay(text, group, seqlen, search_scale, on_gpu) for group in text.layer_groups]
+    peaks = [_peak(replay, text, samples, seqlen, batch_size) for replay in replays]
+    return CalibrationPeak(max(p.reserved_bytes for p in peaks), max(p.allocated_bytes for p in peaks))
+
+
+def _peak(replay: _Replay, text: TextModel, samples: int, seqlen: int, batch_size: int) -> CalibrationPeak:
+    """The peak were all layers as those of the replay."""
     cache = replay.cache
     tokens = samples * seqlen
     all_bytes = tokens * text.hidden_size * _HALF

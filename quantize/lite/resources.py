@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from planner.model.spec import DenseMlp, ModelSpec, TextModel
+from planner.model.spec import ModelSpec, TextModel, routed_experts
 from planner.model.tensors import TensorGroup, inventory, size_bytes
 from planner.units import GIB, MIB, ceil_div
 from quantize.checkpoint.expected import ExpectedCheckpoint
@@ -188,8 +188,8 @@ def _phase_seconds(
 
 def _active_elements(group: TensorGroup, text: TextModel) -> int:
     """Weights of a group that each token meets."""
-    if not group.num_experts:
+    alike = next((layers for layers in text.layer_groups if set(group.layers) <= set(layers.layers)), None)
+    experts = routed_experts(alike.mlp) if alike is not None else None
+    if experts is None or not group.num_experts:
         return group.num_elements
-    mlp = text.layer_groups[0].mlp
-    active = 1 if isinstance(mlp, DenseMlp) else mlp.num_experts_per_tok
-    return group.num_elements * active // group.num_experts
+    return group.num_elements * experts.num_experts_per_tok // group.num_experts

@@ -15,6 +15,7 @@ from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import options
 from planner.model import formats
 from planner.model.rewrite import quantized_config
+from planner.model.spec import QuantMethod
 from planner.model.tensors import inventory
 from planner.report.jsonform import settings_object
 from planner.units import format_gib
@@ -146,7 +147,7 @@ def measure_plan(
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         },
         {
-            "format": settings.quantization.method if settings.quantization else "16-bit",
+            "format": settings.quantization.method.value if settings.quantization else "16-bit",
             "bytes": plan.checkpoint_bytes,
             "synthetic": scratch is not None or is_synthetic(folder),
         },
@@ -188,7 +189,7 @@ def _empty_checkpoint(plan: Plan, folder: Path) -> Path:
     groups = formats.store(inventory(spec), quantization)
     config = plan.source.config
     if quantization is not None and spec.quantization is None:
-        if quantization.method != "awq":
+        if quantization.method is not QuantMethod.AWQ:
             raise UsageError(
                 f"--dry-weights cannot make {quantization.method} weights for a 16-bit model",
                 "Name a model whose config.json says that it is quantized so",

@@ -12,7 +12,7 @@ from typing import Final
 from planner.errors import LmplanError, UsageError
 from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
-from planner.model.spec import ModelSpec, Quantization
+from planner.model.spec import ModelSpec, Quantization, QuantMethod
 from planner.model.tensors import inventory, size_bytes
 from quantize.checkpoint.draw import drawn_config
 from quantize.checkpoint.expected import ExpectedCheckpoint, expect
@@ -121,7 +121,7 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
         unquantized = held_out(lite, spec.text.architecture)
         expected = expect(
             spec,
-            Quantization("awq", recipe.bits, recipe.group_size, unquantized),
+            Quantization(QuantMethod.AWQ, recipe.bits, recipe.group_size, unquantized),
             stored_dtype(recipe, lite, spec.dtype),
             file_format=lite.weights,
         )

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.engine.pytorch.packed_copy import packed_bytes
+from planner.memory.linears import LinearKind, LinearShape
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES
-from planner.memory.weights import LinearShape
 from planner.units import MIB
 
 # The first four linears of Qwen2.5-7B, AWQ under the PyTorch engine: addresses in MiB of the weights, scales, zeros,
@@ -49,10 +49,10 @@ def test_the_packed_copy_has_the_traced_pages(
     hidden: int, kv_width: int, intermediate: int, num_layers: int, pages: int
 ) -> None:
     linears = [
-        LinearShape("qkv", hidden, hidden + 2 * kv_width, num_layers, quantized=True),
-        LinearShape("output", hidden, hidden, num_layers, quantized=True),
-        LinearShape("gate and up", hidden, 2 * intermediate, num_layers, quantized=True),
-        LinearShape("down", intermediate, hidden, num_layers, quantized=True),
+        LinearShape(LinearKind.QKV, hidden, hidden + 2 * kv_width, num_layers, quantized=True),
+        LinearShape(LinearKind.OUTPUT, hidden, hidden, num_layers, quantized=True),
+        LinearShape(LinearKind.GATE_UP, hidden, 2 * intermediate, num_layers, quantized=True),
+        LinearShape(LinearKind.DOWN, intermediate, hidden, num_layers, quantized=True),
     ]
     assert packed_bytes(linears, 32, 2.5) == pages * PAGE_BYTES
 
@@ -80,6 +80,67 @@ def test_complete_pages_move_behind_the_end_before_the_driver_is_asked() -> None
     pending.allocate(4 * PAGE_BYTES, 2.0)
     assert pending.num_pages == 8
     assert second == 3 * PAGE_BYTES
+
+
+def test_of_equal_pieces_the_one_freed_last_is_taken() -> None:
+    for order in ((0, 2), (2, 0)):
+        pool = PagePool()
+        blocks = [pool.allocate(4 * MIB) for _ in range(4)]
+        for block in order:
+            pool.free(blocks[block], 0.0, 1.0)
+        assert pool.allocate(4 * MIB, 0.0) == blocks[order[1]]  # pending
+        pool = PagePool()
+        blocks = [pool.allocate(4 * MIB) for _ in range(7)]
+        for block in order:
+            pool.free(blocks[block], 0.0, 1.0)
+        assert pool.allocate(4 * MIB, 2.0) == blocks[order[1]]  # complete
+
+
+def test_joined_frees_are_complete_once_the_later_one_is() -> None:
+    for first, times in ((0, (1.0, 9.0)), (1, (1.0, 9.0)), (0, (9.0, 1.0))):
+        pool = PagePool()
+        blocks = [pool.allocate(16 * MIB) for _ in range(2)]
+        pool.free(blocks[first], 0.0, times[0])
+        pool.free(blocks[1 - first], 0.0, times[1])
+        pool.trim(5.0)
+        assert pool.num_pages == 1  # pending until both are
+        pool.trim(9.0)
+        assert pool.num_pages == 0
+
+
+def test_trim_gives_back_whole_pages_and_the_pool_grows_behind_what_it_holds() -> None:
+    pool = PagePool()
+    first, middle, last = (pool.allocate(size) for size in (40 * MIB, 80 * MIB, 8 * MIB))
+    assert (pool.num_pages, last) == (4, 120 * MIB)
+    pool.free(middle, 0.0, 0.0)
+    pool.trim(0.0)
+    # 40 to 120 MiB are free: of four pages the third is empty, 64 to 96 MiB.
+    assert pool.num_pages == 3
+    assert pool.allocate(24 * MIB, 0.0) == 40 * MIB  # the ends of the pages around it stay
+    assert pool.allocate(24 * MIB, 0.0) == 96 * MIB
+    pool.free(last, 1.0, 1.0)
+    pool.trim(1.0)
+    assert pool.num_pages == 3
+    assert pool.allocate(40 * MIB, 2.0) == 120 * MIB
+    assert pool.num_pages == 4
+    pool.free(first, 3.0, 3.0)
+    pool.trim(3.0)
+    assert pool.num_pages == 3  # 40 to 64 MiB hold the second page
+
+
+def test_trim_forgets_the_end_of_what_it_gave_back_but_not_what_was_there_first() -> None:
+    pool = PagePool(10 * MIB)
+    block = pool.allocate(100 * MIB)
+    assert (block, pool.num_pages) == (10 * MIB, 4)
+    pool.free(block, 0.0, 1.0)
+    pool.trim(1.0)
+    assert pool.num_pages == 1
+    assert pool.allocate(10 * MIB, 2.0) == 10 * MIB
+    assert pool.num_pages == 1
+    full = PagePool(PAGE_BYTES)
+    full.free(full.allocate(PAGE_BYTES), 0.0, 1.0)
+    full.trim(1.0)
+    assert full.allocate(PAGE_BYTES, 2.0) == PAGE_BYTES
 
 
 @given(st.lists(st.tuples(st.integers(1, 200 * MIB), st.integers(0, 3), st.floats(0, 5)), max_size=60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,27 @@ def test_the_best_fit_is_taken() -> None:
     cache.allocate(90 * MIB)
     cache.allocate(200 * MIB)
     assert cache.reserved_bytes == 300 * MIB
+
+
+@pytest.mark.parametrize(("rest_bytes", "is_split"), [(MIB - 512, False), (MIB, False), (MIB + 512, True)])
+def test_a_rest_of_more_than_a_mebibyte_is_split_off(rest_bytes: int, is_split: bool) -> None:
+    cache = TorchCache()
+    cache.release(cache.allocate(100 * MIB))
+    block = cache.allocate(100 * MIB - rest_bytes)
+    assert block.size_bytes == 100 * MIB - (rest_bytes if is_split else 0)
+    cache.allocate(MIB + 512)  # the smallest of the large ones
+    assert cache.reserved_bytes == (100 if is_split else 120) * MIB
+
+
+def test_a_small_rest_is_split_off_from_512_bytes_on() -> None:
+    cache = TorchCache()
+    cache.allocate(MIB)
+    cache.allocate(MIB - 512)
+    assert cache.reserved_bytes == 2 * MIB
+    cache.allocate(512)
+    assert cache.reserved_bytes == 2 * MIB
+    cache.allocate(1)
+    assert cache.reserved_bytes == 4 * MIB
 
 
 def test_free_neighbours_become_one_block() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from planner.memory import weights
-from planner.memory.weights import Sharding
+from planner.memory.linears import LinearKind
+from planner.memory.parallelism import Parallelism, Sharding
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16
 from planner.model.spec import ModelSpec
 from planner.model.tensors import VISION_ROLES, inventory, size_bytes
 
-WHOLE = Sharding(1, True, True, 8, 1)
+WHOLE = Sharding(Parallelism(1), True, True, 8, 1)
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -48,36 +49,43 @@ NOT_BY_EIGHT = {"qwen2.5-1.5b", "qwen2.5-7b"}
 )
 def test_ranks_together_hold_at_least_the_whole(name: str, tp: int) -> None:
     spec = spec_of(name)
-    sharding = Sharding(tp, True, True, 8, 64)
+    sharding = Sharding(Parallelism(tp), True, True, 8, 64)
     assert tp * held_bytes(spec, sharding) >= held_bytes(spec, WHOLE)
 
 
 def test_every_linear_of_a_layer_is_packed_and_nothing_else() -> None:
     packed = {
-        linear.what for linear in weights.text_linears(spec_of("qwen3-30b-a3b").text, W4A16, WHOLE) if linear.quantized
+        linear.kind for linear in weights.text_linears(spec_of("qwen3-30b-a3b").text, W4A16, WHOLE) if linear.quantized
     }
-    assert packed == {"qkv", "output", "expert gate and up", "expert down"}
+    assert packed == {
+        LinearKind.QKV,
+        LinearKind.OUTPUT,
+        LinearKind.EXPERT_GATE_UP,
+        LinearKind.EXPERT_DOWN,
+    }
 
 
 def test_an_intermediate_size_is_padded_for_all_ranks_at_once() -> None:
     # Qwen2.5-7B has 18944 = 148 x 128, which two groups of 128 divide and eight do not.
-    assert weights.pad_intermediate(18944, Sharding(2, True, True, 8, 128)) == 18944
-    assert weights.pad_intermediate(18944, Sharding(8, True, True, 8, 128)) == 19456
-    assert weights.pad_intermediate(18944, Sharding(8, True, True, 8, 1)) == 18944
+    assert Sharding(Parallelism(2), True, True, 8, 128).padded(18944) == 18944
+    assert Sharding(Parallelism(8), True, True, 8, 128).padded(18944) == 19456
+    assert Sharding(Parallelism(8), True, True, 8, 1).padded(18944) == 18944
 
 
 def test_a_cut_head_is_padded_to_eight_rows_a_rank() -> None:
     text = spec_of("internlm2_5-7b").text  # 92544 rows
-    assert weights.head_rows(text, Sharding(8, True, True, 8, 1)) == 92544
-    assert weights.head_rows(text, Sharding(8, True, True, 64, 1)) == 92672
-    assert weights.head_rows(text, Sharding(8, True, False, 64, 1)) == 92544
+    assert Sharding(Parallelism(8), True, True, 8, 1).head_rows(text.vocab_size) == 92544
+    assert Sharding(Parallelism(8), True, True, 64, 1).head_rows(text.vocab_size) == 92672
+    assert Sharding(Parallelism(8), True, False, 64, 1).head_rows(text.vocab_size) == 92544
 
 
 @pytest.mark.parametrize("name", ["internvl2-26b", "internvl3-8b", "internvl2_5-38b"])
 def test_the_vision_tower_is_that_of_the_checkpoint(name: str) -> None:
     spec = spec_of(name)
     assert spec.vision is not None
-    held = sum(allocation.total_bytes for allocation in weights.vision_plain(spec.vision, 1))
-    held += sum(weights.plain_linear(linear).total_bytes for linear in weights.vision_linears(spec.vision, 1))
+    held = sum(allocation.total_bytes for allocation in weights.vision_plain(spec.vision, Parallelism()))
+    held += sum(
+        weights.plain_linear(linear).total_bytes for linear in weights.vision_linears(spec.vision, Parallelism())
+    )
     stored = size_bytes(tuple(group for group in inventory(spec) if group.role in VISION_ROLES))
     assert held == stored

@@ -8,13 +8,13 @@ from planner.errors import ConfigError, UnsupportedModelError
 from planner.model import catalog
 from planner.model.arch.registry import read_spec
 from planner.model.dtypes import DType
-from planner.model.formats import W4A16, choose, is_quantized, store
-from planner.model.spec import ModelSpec, Quantization
+from planner.model.formats import W4A16, choose, divide, store
+from planner.model.spec import ModelSpec, Quantization, QuantMethod
 from planner.model.tensors import LINEAR_ROLES, Role, TensorGroup, inventory, num_parameters, size_bytes
 
 LINEAR = TensorGroup("model.layers.{layer}.mlp.up_proj.weight", (512, 256), DType.BF16, Role.MLP, (0, 1))
-GPTQ = Quantization("gptq", 4, 128)
-FP8 = Quantization("fp8", 8, 128)
+GPTQ = Quantization(QuantMethod.GPTQ, 4, 128)
+FP8 = Quantization(QuantMethod.FP8, 8, 128)
 
 
 def spec_of(name: str) -> ModelSpec:
@@ -77,8 +77,8 @@ def test_only_linears_of_decoder_layers_are_replaced(name: str) -> None:
 
 
 def test_modules_that_the_checkpoint_holds_out_are_kept() -> None:
-    held_out = Quantization("awq", 4, 128, unquantized=("up_proj",))
-    assert not is_quantized(LINEAR, held_out)
+    held_out = Quantization(QuantMethod.AWQ, 4, 128, unquantized=("up_proj",))
+    assert list(divide((LINEAR,), held_out)) == [(LINEAR, False)]
     assert store((LINEAR,), held_out) == (LINEAR,)
 
 
@@ -115,12 +115,12 @@ def test_the_published_block_scales_of_qwen3_1_7b_fp8() -> None:
 def test_the_format_that_weights_means() -> None:
     plain, awq, fp8 = (
         spec_of("qwen3-8b"),
-        ModelSpec("m", "a", DType.F16, spec_of("qwen3-8b").text, quantization=Quantization("awq", 4, 64)),
+        ModelSpec("m", "a", DType.F16, spec_of("qwen3-8b").text, quantization=Quantization(QuantMethod.AWQ, 4, 64)),
         spec_of("qwen3-8b-fp8"),
     )
     assert choose(plain, "as-is") is None
     assert choose(plain, "w4a16") == W4A16
-    assert choose(awq, "as-is") == choose(awq, "w4a16") == Quantization("awq", 4, 64)
-    assert choose(fp8, "as-is") == Quantization("fp8", 8, 128)
+    assert choose(awq, "as-is") == choose(awq, "w4a16") == Quantization(QuantMethod.AWQ, 4, 64)
+    assert choose(fp8, "as-is") == Quantization(QuantMethod.FP8, 8, 128)
     with pytest.raises(ConfigError, match="quantized already"):
         choose(fp8, "w4a16")

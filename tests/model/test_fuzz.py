@@ -13,6 +13,7 @@ from planner.errors import ConfigError, LmplanError
 from planner.model import catalog
 from planner.model.arch.registry import READERS, read_spec
 from planner.model.formats import choose, store
+from planner.model.spec import QuantMethod
 from planner.model.tensors import inventory, num_parameters, size_bytes
 
 ONE_OF_EACH = (
@@ -110,7 +111,7 @@ def plan(config: dict[str, Any]) -> None:
     groups = inventory(spec)
     assert num_parameters(groups) > 0
     assert size_bytes(store(groups, spec.quantization)) > 0
-    if spec.quantization is None or spec.quantization.method != "fp8":
+    if spec.quantization is None or spec.quantization.method is not QuantMethod.FP8:
         assert size_bytes(store(groups, choose(spec, "w4a16"))) > 0
     assert spec.text.num_layers > 0
     assert spec.text.max_position_embeddings > 0

@@ -84,8 +84,8 @@ def quantize(arguments: argparse.Namespace) -> int:
     for layer in range(layers):
         print(f"model.layers.{layer} smooth weight done. max gpu memory: 2.00 GB")
     groups = inventory(spec)
-    for group in groups:
-        if formats.is_quantized(group, formats.W4A16):
+    for group, replaced in formats.divide(groups, formats.W4A16):
+        if replaced:
             for tensor in group.expand():
                 print(f"{tensor.name.removesuffix('.weight')} weight packed.")
     write_result(arguments, result, config, groups)
@@ -93,7 +93,7 @@ def quantize(arguments: argparse.Namespace) -> int:
 
 
 def write_result(arguments: argparse.Namespace, result: Path, config: dict, groups: tuple) -> None:
-    quantization = formats.Quantization("awq", 4, int(arguments.w_group_size))
+    quantization = formats.Quantization(formats.QuantMethod.AWQ, 4, int(arguments.w_group_size))
     stored = formats.store(groups, quantization)
     if BEHAVIOUR.get("wrong_shape"):
         stored = stored[:-1]

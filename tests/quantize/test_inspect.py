@@ -85,6 +85,7 @@ def test_the_command(checkpoint, lmplan, tmp_path):
     assert done.returncode == 0 and "passed" in done.stdout
     answer = json.loads(lmplan("inspect", "awq", "--json").stdout)
     assert answer["passed"] and answer["num_scales"] == 28
+    assert (answer["quantization"]["method"], answer["quantization"]["group_size"]) == ("awq", 128)
     (checkpoint / "tokenizer.json").unlink()
     done = lmplan("inspect", "awq")
     assert done.returncode == 7 and "no tokenizer" in done.stderr

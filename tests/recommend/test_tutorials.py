@@ -7,6 +7,7 @@ import pytest
 from planner import estimate
 from planner.api.advice import Advice, advise
 from planner.memory.kv_cache import block_bytes
+from planner.memory.parallelism import Parallelism
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.units import GIB
@@ -112,7 +113,7 @@ def test_internvl3_8b_in_fp16_on_a_v100_takes_a_ratio_far_above_the_0_2_that_was
 def test_the_kv_tables_of_llama(model: str, quant_policy: int, gib: tuple[float, ...]) -> None:
     """Eight sequences of 2k, 8k and 32k tokens; the tables leave scales and zeros out, 4 of 132 bytes a head."""
     text = read_spec(resolve(model).config, model).text
-    block = block_bytes(text, quant_policy, 64, 1)
+    block = block_bytes(text, quant_policy, 64, Parallelism())
     scales = 132 / 128 if quant_policy else 1
     for tokens, expected in zip((2048, 8192, 32768), gib, strict=True):
         assert block * (8 * tokens // 64) == pytest.approx(expected * scales * GIB, rel=1e-12)

@@ -5,46 +5,49 @@ Formulas from `lmdeploy/pytorch/engine/executor/base.py`, `engine/cache_engine/`
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 
 from planner.engine.base import Deployment
-from planner.engine.memo import once_per_weights
-from planner.engine.pytorch.packed_copy import packed_bytes
-from planner.engine.turbomind.formats import packed_param_bytes
+from planner.engine.pytorch.weights import WeightsKey, weights_of
 from planner.hardware import overhead
 from planner.kinds import EngineName
 from planner.lmdeploy.evidence import traced
-from planner.lmdeploy.versions import pytorch_rules, turbomind_rules
+from planner.lmdeploy.versions import pytorch_rules
 from planner.lmdeploy.words import Subject
-from planner.memory import weights
-from planner.memory.kv_cache import kv_heads_per_rank
-from planner.memory.terms import Evidence, KvCache, Term, exact
-from planner.memory.torch_cache import TorchCache
-from planner.memory.weights import Allocation, Sharding
-from planner.model.spec import DenseMlp, MoeMlp
-from planner.units import MIB, ceil_div, format_bytes, round_up
+from planner.memory.attention import on_rank
+from planner.memory.capacity import KvCache
+from planner.memory.mlp import widest_intermediate
+from planner.memory.parallelism import Sharding
+from planner.memory.terms import Evidence, Term, exact
+from planner.memory.weights import Allocation
+from planner.units import MIB, format_bytes, round_up
 
 _HALF_BYTES = 2
 _TORCH_SEGMENT_BYTES = 2 * MIB
 
 
 class PytorchEngine:
-    """The PyTorch engine's memory on one GPU."""
+    """The PyTorch engine's memory on one rank's GPU; all ranks hold the same."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: Deployment, rank: int = 0) -> None:
         self.deployment = deployment
+        self.rank = rank
         self.settings = deployment.settings
         self.spec = deployment.spec
         self.text = deployment.spec.text
         self.rules = pytorch_rules(self.settings.lmdeploy.rules)
         self.host = overhead.find_host(deployment.gpu, EngineName.PYTORCH, self.settings.lmdeploy.version)
-        self.quantization = self.settings.quantization
+        self.parallelism = self.settings.parallelism
         # Vocabulary matrices stay whole on every rank for the families that lmplan reads.
-        self.sharding = Sharding(self.settings.tp, False, False, 1, 1)
+        self.sharding = Sharding(self.parallelism)
+        capability = deployment.gpu.compute_capability
+        self.weights = weights_of(
+            WeightsKey(self.spec, self.settings.quantization, self.sharding, self.settings.lmdeploy.rules, capability)
+        )
 
     def before_kv(self) -> tuple[Term, ...]:
         """Context, code, weights and vision tower; free memory is read behind them."""
-        text_bytes, vision_bytes, reserved_bytes = self.weights_bytes()
+        text_bytes, vision_bytes = self.weights.text_bytes, self.weights.vision_bytes
         terms = [
             self.host.cuda_context,
             self.host.kernel_code,
@@ -55,7 +58,7 @@ class PytorchEngine:
         terms.append(
             exact(
                 "pool_rounding",
-                reserved_bytes - text_bytes - vision_bytes,
+                self.weights.reserved_bytes - text_bytes - vision_bytes,
                 "tensors below 10 MiB share segments of 20 MiB, larger ones are rounded to 2 MiB",
                 "ends of torch's segments",
             )
@@ -70,39 +73,13 @@ class PytorchEngine:
             terms.append(nccl[0])
         return tuple(terms)
 
-    @property
-    def weights_key(self) -> Hashable:
-        """Everything that the bytes of the weights follow from."""
-        return type(self), self.spec, self.quantization, self.sharding, self.deployment.gpu.compute_capability
-
-    @once_per_weights
-    def weights_bytes(self) -> tuple[int, int, int]:
-        """Bytes of the language model, of the vision tower, and what torch reserves for both."""
-        text, vision = list(self.text_allocations()), list(self._vision())
-        cache = TorchCache()
-        # Layer by layer, as the modules are built; an allocation of count n comes once in each layer.
-        repeated = [a for a in (*text, *vision) if a.count > 1]
-        for allocation in (*text, *vision):
-            if allocation.count == 1:
-                cache.allocate(allocation.size_bytes)
-        for layer in range(max((a.count for a in repeated), default=0)):
-            for allocation in repeated:
-                if layer < allocation.count:
-                    cache.allocate(allocation.size_bytes)
-        return sum(a.total_bytes for a in text), sum(a.total_bytes for a in vision), cache.reserved_bytes
-
-    @once_per_weights
     def _packed_copy(self) -> Term | None:
         """AWQ linears are served by TurboMind's kernels, which keep a packed copy in a pool of their own."""
-        if self.quantization is None or self.quantization.method != "awq":
+        copy = self.weights.packed_copy_bytes
+        if not copy:
             return None
         capability = self.deployment.gpu.compute_capability
         evidence = traced(Subject.PACKED_COPY, EngineName.PYTORCH, self.settings.lmdeploy.rules, capability)
-        # TurboMind's kernels of the same version.
-        sm90_group = turbomind_rules(self.settings.lmdeploy.rules).int4_sm90_group
-        group_size = sm90_group if sm90_group and capability == 90 else self.quantization.group_size
-        linears = list(weights.text_linears(self.text, self.quantization, self.sharding))
-        copy = packed_bytes(linears, group_size, packed_param_bytes(capability))
         code = overhead.turbomind_modules_bytes()
         return Term(
             "packed_copy",
@@ -115,40 +92,8 @@ class PytorchEngine:
         )
 
     def text_allocations(self) -> Iterable[Allocation]:
-        """The language model's tensors on one rank; a tied head is the embedding itself."""
-        for allocation in weights.text_plain(self.text, self.sharding):
-            if allocation.what == "output head" and self.text.tie_word_embeddings:
-                continue
-            yield allocation
-        for linear in weights.text_linears(self.text, self.quantization, self.sharding):
-            if not linear.quantized or self.quantization is None:
-                yield self._stacked(weights.plain_linear(linear))
-                continue
-            num_in, num_out, count = linear.num_in, linear.num_out, linear.count
-            size = self.quantization.group_size
-            if self.quantization.method == "fp8":
-                yield Allocation(linear.what, num_in * num_out, count)
-                yield Allocation(linear.what, 4 * ceil_div(num_in, size) * ceil_div(num_out, size), count)
-                continue
-            groups = ceil_div(num_in, size) * num_out
-            yield Allocation(linear.what, num_in * num_out // 2, count)
-            yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
-            yield Allocation(f"{linear.what} zeros", groups // 2, count)
-
-    def _stacked(self, allocation: Allocation) -> Allocation:
-        """A layer's experts are one tensor (`lmdeploy/pytorch/nn/moe/`)."""
-        if not allocation.what.startswith("expert"):
-            return allocation
-        experts = max(g.mlp.num_experts for g in self.text.layer_groups if isinstance(g.mlp, MoeMlp))
-        return Allocation(allocation.what, allocation.size_bytes * experts, allocation.count // experts)
-
-    def _vision(self) -> Iterable[Allocation]:
-        tower = self.spec.vision
-        if tower is None:
-            return
-        yield from weights.vision_plain(tower, self.settings.tp)
-        for linear in weights.vision_linears(tower, self.settings.tp):
-            yield weights.plain_linear(linear)
+        """The language model's tensors on this rank."""
+        return self.weights.text_allocations()
 
     def kv_reserve_bytes(self) -> int:
         """What the engine sets aside for logits before it sizes the KV cache."""
@@ -161,11 +106,14 @@ class PytorchEngine:
         tokens, align = self.rules.block_tokens, self.rules.tensor_alignment_bytes
         total = 0
         for group in self.text.layer_groups:
-            attention = group.attention
-            slots = tokens * kv_heads_per_rank(attention.num_kv_heads, self.settings.tp)
+            rank = on_rank(group.attention, self.parallelism)
             layer = 0
-            for width, extra in ((policy.k, policy.k_extra), (policy.v, policy.v_extra)):
-                layer += round_up(int(slots * attention.head_dim * width), align)
+            for cached, width, extra in (
+                (rank.keys, policy.k, policy.k_extra),
+                (rank.values, policy.v, policy.v_extra),
+            ):
+                slots = tokens * cached.num_heads
+                layer += round_up(int(slots * cached.width * width), align)
                 layer += round_up(slots * extra, align)
             total += layer * len(group.layers)
         return total
@@ -198,10 +146,7 @@ class PytorchEngine:
         sizes = self.capture_sizes()
         tables = sum(self.rules.block_table_element_bytes * size * kv.blocks for size in sizes)
         size = round_up(tables, _TORCH_SEGMENT_BYTES) + self.host.late_code.size_bytes
-        widest = max(
-            g.mlp.intermediate_size if isinstance(g.mlp, DenseMlp) else g.mlp.expert_intermediate_size
-            for g in self.text.layer_groups
-        )
+        widest = max(widest_intermediate(group.mlp) for group in self.text.layer_groups)
         # Activations of a full prefill (gate, up and their product, eight hidden states) and a sampled batch (logits in
         # 32 bits, sorted, their 64-bit indices, probabilities). With the logits' reserve and the first request's code
         # this bounds what nine runs on an H200 grew by under load (0.6 to 2.1 GiB).

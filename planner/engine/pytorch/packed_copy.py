@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from planner.memory.linears import LinearShape
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES
-from planner.memory.weights import LinearShape
 
 _HALF_BYTES = 2
 _PACKED = 1.0
@@ -22,15 +22,16 @@ def packed_bytes(linears: Iterable[LinearShape], group_size: int, param_bytes: f
     """What the pool holds once every linear is packed.
 
     Args:
-        linears: 4-bit ones, in the order of a layer.
+        linears: in the order of a layer; those that are quantized count.
         group_size: inputs that share a scale and a zero.
         param_bytes: of a scale and a zero as packed.
     """
-    layer = [linear for linear in linears if linear.quantized]
+    packed = [linear for linear in linears if linear.quantized]
     pool = PagePool()
-    for _ in range(max(linear.count for linear in layer)):
-        for linear in layer:
-            _pack(pool, linear.num_in * linear.num_out, group_size, param_bytes)
+    for layer in range(max((linear.count for linear in packed), default=0)):
+        for linear in packed:
+            if layer < linear.count:
+                _pack(pool, linear.num_weights, group_size, param_bytes)
     return pool.num_pages * PAGE_BYTES
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.model.spec import MoeMlp, TextModel
+from planner.memory.attention import widest
+from planner.memory.parallelism import Parallelism
+from planner.model.spec import TextModel, routed_experts
 from planner.units import ceil_div
 
 _PHASES = 2
@@ -16,7 +18,13 @@ _PHASES = 2
 
 
 def batch_buffers(
-    text: TextModel, *, tp: int, batch: int, session_tokens: int, step_tokens: int, block_tokens: int
+    text: TextModel,
+    parallelism: Parallelism,
+    *,
+    batch: int,
+    session_tokens: int,
+    step_tokens: int,
+    block_tokens: int,
 ) -> Iterable[tuple[int, int]]:
     """Bytes and count of each buffer on one rank, for `batch` sequences of up to `session_tokens` tokens."""
     block_tables = batch * ceil_div(session_tokens, block_tokens) + 16
@@ -25,8 +33,7 @@ def batch_buffers(
     yield 4 * step_tokens, _PHASES  # input ids
     yield 4 * (batch + 1), 2 * _PHASES
     yield 8 * block_tables, _PHASES
-    heads = max(g.attention.num_heads for g in text.layer_groups) // tp
-    head_dim = max(g.attention.head_dim for g in text.layer_groups)
+    heads, head_dim = widest(text, parallelism)
     yield 4096 * heads * head_dim * 4, 1  # split-k partial outputs of attention
     yield 4096 * heads * 8, 1
     yield 16384, 1
@@ -39,10 +46,11 @@ def batch_buffers(
     yield 8 * batch, 4
     yield step_tokens, 1  # token mask
     for group in text.layer_groups:
-        if isinstance(group.mlp, MoeMlp):
-            yield 4 * group.mlp.num_experts * step_tokens, 1  # which expert takes which token
-            yield 4 * group.mlp.num_experts_per_tok * step_tokens, 4  # expert ids, scales and their inverses
-            yield 4 * (group.mlp.num_experts + 1), 1
-            yield 64 * group.mlp.num_experts, 1
-            yield 16 * group.mlp.num_experts, 2 * len(group.layers)  # pointers to the experts' weights
+        experts = routed_experts(group.mlp)
+        if experts is not None:
+            yield 4 * experts.num_experts * step_tokens, 1  # which expert takes which token
+            yield 4 * experts.num_experts_per_tok * step_tokens, 4  # expert ids, scales and their inverses
+            yield 4 * (experts.num_experts + 1), 1
+            yield 64 * experts.num_experts, 1
+            yield 16 * experts.num_experts, 2 * len(group.layers)  # pointers to the experts' weights
             break

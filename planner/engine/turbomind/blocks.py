@@ -16,10 +16,13 @@ from planner.kinds import assert_never
 from planner.lmdeploy.versions import native_vision
 from planner.lmdeploy.words import BatchBuffers
 from planner.memory import kv_cache
+from planner.memory.attention import on_rank, widest
+from planner.memory.capacity import KvCache
+from planner.memory.parallelism import Parallelism
 from planner.memory.pool import reserved
-from planner.memory.terms import FORMULA, Evidence, KvCache, Term, exact
-from planner.memory.weights import Allocation, head_rows
-from planner.model.spec import DenseMlp, MoeMlp
+from planner.memory.terms import FORMULA, Evidence, Term, exact
+from planner.memory.weights import Allocation
+from planner.model.spec import DenseMlp, Mlp, MoeMlp, routed_experts
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2
@@ -28,33 +31,28 @@ _DRIVER_PAGE_BYTES = 2 * MIB
 
 
 class TurbomindBlocks(Turbomind):
-    """TurboMind's memory on one GPU, 0.4 to 0.14. Weights and sharding are those of the newer engine."""
+    """TurboMind's memory on one rank's GPU, 0.4 to 0.14. Weights and sharding are those of the newer engine."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        super().__init__(deployment)
+    def __init__(self, deployment: Deployment, rank: int = 0) -> None:
+        super().__init__(deployment, rank)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, self.rules.forward_tokens.multiple(self.settings.tp))
 
     def before_kv(self) -> tuple[Term, ...]:
         """Context, weights and, depending on the version, workspaces and batch buffers."""
-        text = list(self.text_allocations())
-        vision = list(self.vision_allocations())
-        text_bytes = sum(a.total_bytes for a in text)
-        vision_bytes = sum(a.total_bytes for a in vision)
         terms = [
             self.host.cuda_context,
-            exact("weights", text_bytes, self._weights_formula(text_bytes), "language model, both vocabulary matrices"),
+            self.weights.text_term(),
         ]
-        if vision:
+        if self.weights.vision_bytes:
             where = (
                 "by the engine"
                 if native_vision(self.spec.architecture, self.settings.lmdeploy.rules)
                 else ("by PyTorch in fp16, before the engine")
             )
-            terms.append(
-                exact("vision_tower", vision_bytes, self._vision_formula(vision_bytes), f"vision tower, held {where}")
-            )
-        rounding = sum(_page_rounding(a) for a in (*text, *vision))
+            terms.append(self.weights.vision_term(f"vision tower, held {where}"))
+        allocations = (*self.weights.text_allocations(), *self.weights.vision_allocations())
+        rounding = sum(_page_rounding(a) for a in allocations)
         terms.append(
             Term(
                 "pool_rounding",
@@ -88,18 +86,22 @@ class TurbomindBlocks(Turbomind):
         """Nothing: what loading took is given back before free memory is read."""
         return None
 
+    def reused_bytes(self, transient_bytes: int) -> int:
+        """Nothing."""
+        return 0
+
     def kv_cache(self, free_bytes: int) -> KvCache:
         """Whole blocks of the ratio's share of free memory, or as many as were asked for, in one allocation."""
         settings, rules = self.settings, self.rules
-        heads_tp = rules.kv_heads_in_block.ranks(settings.tp)
-        block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, heads_tp)
+        ranks = Parallelism(rules.kv_heads_in_block.ranks(settings.tp))
+        block = kv_cache.block_bytes(self.text, settings.quant_policy, rules.block_tokens, ranks)
         blocks = settings.num_kv_blocks
         how = f"{blocks} blocks as asked"
         if blocks is None:
             blocks = kv_cache.share_of(free_bytes, settings.cache_max_entry_count) // block
             how = f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free in whole blocks"
         formula = f"{how}; a block is " + kv_cache.block_formula(
-            self.text, settings.quant_policy, rules.block_tokens, heads_tp
+            self.text, settings.quant_policy, rules.block_tokens, ranks
         )
         return KvCache(blocks * block, rules.block_tokens, block, blocks, blocks * rules.block_tokens, formula)
 
@@ -162,15 +164,13 @@ class TurbomindBlocks(Turbomind):
 
     def _attention_workspace(self) -> int:
         """Split-k partial results of attention for 4096 tokens, and 16 KiB of counters."""
-        tp = self.settings.tp
-        heads = max(g.attention.num_heads for g in self.text.layer_groups) // tp
-        head_dim = max(g.attention.head_dim for g in self.text.layer_groups)
+        heads, head_dim = widest(self.text, self.parallelism)
         return 4096 * heads * (self.rules.attention_workspace.state_bytes + 4 * head_dim) + 16384
 
     def _batch_bytes(self, kv: KvCache | None = None) -> int:
         """What the version keeps for its batch; `batch_buffers` of the version table names the three layouts."""
         batch, session = self.settings.max_batch_size, self._session(kv)
-        hidden, rows = self.text.hidden_size, head_rows(self.text, self.sharding)
+        hidden, rows = self.text.hidden_size, self.sharding.head_rows(self.text.vocab_size)
         layout = self.rules.batch_buffers
         shared = (
             batch * hidden * _HALF_BYTES
@@ -195,14 +195,12 @@ class TurbomindBlocks(Turbomind):
         """The newer engine's buffers, what ranks exchange, and one attention output of a mixture of experts
         (`tmp_attn_`, `unified_attention_layer.cc`, v0.12.0 and v0.14.0).
         """
-        tp = self.settings.tp
         size = self._batch_buffer_bytes()
-        if tp > 1:
+        if self.parallelism.num_ranks > 1:
             size += max(self.max_step_tokens * self.text.hidden_size, batch * rows) * _HALF_BYTES
-        if any(isinstance(group.mlp, MoeMlp) for group in self.text.layer_groups):
-            attention = self.text.layer_groups[0].attention
-            size += self.max_step_tokens * attention.num_heads // tp * attention.head_dim * _HALF_BYTES
-        return size
+        sparse = [group for group in self.text.layer_groups if routed_experts(group.mlp) is not None]
+        widths = [on_rank(group.attention, self.parallelism).output_width for group in sparse]
+        return size + self.max_step_tokens * max(widths, default=0) * _HALF_BYTES
 
     def _hidden_states(self) -> int:
         """From 0.8 to 0.11 one of the two lies among the batch buffers, whatever the tp."""
@@ -215,30 +213,31 @@ class TurbomindBlocks(Turbomind):
         return list(self._kept_parts(tokens, max(tokens, context_tokens)))
 
     def _kept_parts(self, tokens: int, context_tokens: int) -> Iterable[tuple[str, int]]:
-        tp = self.settings.tp
-        attention = self.text.layer_groups[0].attention
-        heads = attention.num_heads // tp
-        kv_heads = kv_cache.kv_heads_per_rank(attention.num_kv_heads, tp)
-        dim = attention.head_dim
-        yield "qkv", tokens * (heads + 2 * kv_heads) * dim * _HALF_BYTES
-        yield "attention output", tokens * heads * dim * _HALF_BYTES
-        yield "flattened keys and values", 2 * kv_heads * (context_tokens + 64) * dim * _HALF_BYTES
+        ranks = [on_rank(group.attention, self.parallelism) for group in self.text.layer_groups]
+        rank = max(ranks, key=lambda rank: rank.qkv_width)
+        yield "qkv", tokens * rank.qkv_width * _HALF_BYTES
+        yield "attention output", tokens * rank.output_width * _HALF_BYTES
+        yield "flattened keys and values", rank.cached_width * (context_tokens + 64) * _HALF_BYTES
         yield "mlp", max(self._kept_mlp_bytes(group.mlp, tokens) for group in self.text.layer_groups)
         yield "sampling", 8 * self.text.vocab_size
 
-    def _kept_mlp_bytes(self, mlp: DenseMlp | MoeMlp, tokens: int) -> int:
+    def _kept_mlp_bytes(self, mlp: Mlp, tokens: int) -> int:
         """Gate and up; of experts (from 0.6.4) also what they give back, one row for each token and expert
         (`inout_buf_`, `moe_ffn_layer.cc`, v0.7.3).
         """
-        tp = self.settings.tp
-        if isinstance(mlp, DenseMlp):
-            return 2 * tokens * mlp.intermediate_size // tp * _HALF_BYTES
-        width = 2 * mlp.expert_intermediate_size // tp + self.text.hidden_size
-        return tokens * mlp.num_experts_per_tok * width * _HALF_BYTES
+        tp = self.parallelism.tp
+        match mlp:
+            case DenseMlp():
+                return 2 * tokens * mlp.intermediate_size // tp * _HALF_BYTES
+            case MoeMlp():
+                width = 2 * mlp.expert_intermediate_size // tp + self.text.hidden_size
+                return tokens * mlp.num_experts_per_tok * width * _HALF_BYTES
+            case _:
+                assert_never(mlp)
 
     def load_staging(self) -> Term:
         """torch's temporaries on the first GPU: one vocabulary matrix at a time, or one layer's tensors."""
-        table = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES
+        table = self.text.vocab_size * self.text.hidden_size * _HALF_BYTES if self.rank == 0 else 0
         return Term(
             "load_staging",
             table,

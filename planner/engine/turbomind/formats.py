@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planner.memory import weights
-from planner.memory.weights import Allocation, LinearShape
-from planner.model.spec import Quantization, TensorNames
+from planner.kinds import assert_never
+from planner.memory.linears import LinearShape
+from planner.memory.weights import Allocation, AllocationKind, of_linear, plain_linear
+from planner.model.spec import Quantization, QuantMethod
 from planner.units import ceil_div
 
 _HALF_BYTES = 2
@@ -35,32 +36,25 @@ class Format:
     group_size: int
     native_fp8: bool
 
-    def allocations(self, linear: LinearShape, names: TensorNames) -> Iterator[Allocation]:
+    def allocations(self, linear: LinearShape) -> Iterator[Allocation]:
         """What a linear takes, as the engine allocates it before it converts anything."""
-        if not self.packs(linear, names):
-            yield weights.plain_linear(linear)
+        if not linear.quantized:
+            yield plain_linear(linear)
             return
-        num_in, num_out, count = linear.num_in, linear.num_out, linear.count
-        if self.quantization.method == "fp8":
-            size = self.quantization.group_size
-            yield Allocation(linear.what, num_in * num_out, count)
-            if self.native_fp8:
-                scales = 4 * ceil_div(num_in, size) * ceil_div(num_out, size)
-            else:
-                scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
-            yield Allocation(f"{linear.what} scales", scales, count)
-            return
-        yield Allocation(linear.what, num_in * num_out // 2, count)
-        groups = ceil_div(num_in, self.group_size) * num_out
-        yield Allocation(f"{linear.what} scales", _HALF_BYTES * groups, count)
-        yield Allocation(f"{linear.what} zeros", _HALF_BYTES * groups, count)
-
-    def packs(self, linear: LinearShape, names: TensorNames) -> bool:
-        """Whether a linear is kept in this format: checkpoints may say that they left a module in 16 bits."""
-        module = {
-            "qkv": names.qkv or names.query,
-            "output": names.output,
-            "gate and up": names.gate,
-            "down": names.down,
-        }.get(linear.what, linear.what)
-        return linear.quantized and not any(part in module for part in self.quantization.unquantized)
+        num_in, num_out = linear.num_in, linear.num_out
+        match self.quantization.method:
+            case QuantMethod.FP8:
+                size = self.quantization.group_size
+                yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights)
+                if self.native_fp8:
+                    scales = 4 * ceil_div(num_in, size) * ceil_div(num_out, size)
+                else:
+                    scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
+                yield of_linear(linear, AllocationKind.SCALES, scales)
+            case QuantMethod.AWQ | QuantMethod.GPTQ:
+                groups = ceil_div(num_in, self.group_size) * num_out
+                yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights // 2)
+                yield of_linear(linear, AllocationKind.SCALES, _HALF_BYTES * groups)
+                yield of_linear(linear, AllocationKind.ZEROS, _HALF_BYTES * groups)
+            case _:
+                assert_never(self.quantization.method)

@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.memory.kv_cache import kv_heads_per_rank
-from planner.model.spec import DenseMlp, LayerGroup, MoeMlp, TextModel
+from planner.kinds import assert_never
+from planner.memory.attention import on_rank
+from planner.memory.parallelism import Parallelism
+from planner.model.spec import DenseMlp, LayerGroup, Mlp, MoeMlp, TextModel, routed_experts
 from planner.units import ceil_div, format_bytes
 
 _HALF_BYTES = 2
@@ -39,7 +41,7 @@ class Step:
     Attributes:
         tokens: new tokens.
         context_tokens: tokens that the sequences being prefilled have by the end of it, earlier chunks included.
-        tp: ranks.
+        parallelism: the ranks.
         hidden_states: how many the pool holds. Where ranks exchange theirs, one lies in the exchange buffer.
         fused_dense, fused_experts: the MLP applies its activation while it multiplies, so gate and up are never
             stored apart.
@@ -49,7 +51,7 @@ class Step:
 
     tokens: int
     context_tokens: int
-    tp: int
+    parallelism: Parallelism
     hidden_states: int
     fused_dense: bool
     fused_experts: bool
@@ -84,11 +86,9 @@ def formula(parts: list[tuple[str, int]]) -> str:
 
 def _attention_bytes(group: LayerGroup, step: Step) -> tuple[int, int]:
     """qkv and attention output; the flattened keys and values."""
-    attention = group.attention
-    heads = attention.num_heads // step.tp
-    kv_heads = kv_heads_per_rank(attention.num_kv_heads, step.tp)
-    width = (2 * heads + 2 * kv_heads) * attention.head_dim
-    flattened = 2 * kv_heads * (step.context_tokens + _PREFETCH_TOKENS) * attention.head_dim * _HALF_BYTES
+    rank = on_rank(group.attention, step.parallelism)
+    width = rank.qkv_width + rank.output_width
+    flattened = rank.cached_width * (step.context_tokens + _PREFETCH_TOKENS) * _HALF_BYTES
     return step.tokens * width * _HALF_BYTES, flattened
 
 
@@ -101,8 +101,8 @@ def _input_bytes(text: TextModel, group: LayerGroup, step: Step) -> tuple[int, i
     """What goes into qkv and into the output projection, quantized; nothing where linears take 16 bits."""
     if not step.fp8:
         return 0, 0
-    heads = group.attention.num_heads // step.tp
-    return _fp8_bytes(step.tokens, text.hidden_size), _fp8_bytes(step.tokens, heads * group.attention.head_dim)
+    rank = on_rank(group.attention, step.parallelism)
+    return _fp8_bytes(step.tokens, text.hidden_size), _fp8_bytes(step.tokens, rank.output_width)
 
 
 def _hidden_bytes(text: TextModel, step: Step) -> int:
@@ -121,7 +121,7 @@ def _group_parts(text: TextModel, group: LayerGroup, step: Step, pad: PadInterme
     count = f"{step.hidden_states} hidden state{'s' if step.hidden_states != 1 else ''}"
     hidden = (count, _hidden_bytes(text, step))
     ids = ("ids and logits", 4 * text.vocab_size)
-    if step.warming_up and isinstance(group.mlp, MoeMlp):
+    if step.warming_up and routed_experts(group.mlp) is not None:
         least = _least_bytes(text, group, step, pad)
         return [hidden, ("attention or experts, whichever take more", least - hidden[1]), ids]
     attention_bytes, flattened = _attention_bytes(group, step)
@@ -148,17 +148,21 @@ def _group_parts(text: TextModel, group: LayerGroup, step: Step, pad: PadInterme
     return [part for part in parts if part[1]]
 
 
-def _mlp_buffers(text: TextModel, mlp: DenseMlp | MoeMlp, step: Step, pad: PadIntermediate) -> list[int]:
+def _mlp_buffers(text: TextModel, mlp: Mlp, step: Step, pad: PadIntermediate) -> list[int]:
     """The MLP's buffers in the order in which they are taken."""
-    if isinstance(mlp, DenseMlp):
-        return [_activation_bytes(step.tokens, pad(mlp.intermediate_size), step.fused_dense, step.fp8)]
-    rows = step.tokens * mlp.num_experts_per_tok
-    routed = _activation_bytes(rows, pad(mlp.expert_intermediate_size), step.fused_experts, step.fp8)
-    shared = 0
-    if mlp.shared_intermediate_size:
-        shared = _activation_bytes(step.tokens, pad(mlp.shared_intermediate_size), step.fused_dense, step.fp8)
-    scores = 4 * step.tokens * mlp.num_experts
-    return [scores, rows * text.hidden_size * _HALF_BYTES, max(routed, shared)]
+    match mlp:
+        case DenseMlp():
+            return [_activation_bytes(step.tokens, pad(mlp.intermediate_size), step.fused_dense, step.fp8)]
+        case MoeMlp():
+            rows = step.tokens * mlp.num_experts_per_tok
+            routed = _activation_bytes(rows, pad(mlp.expert_intermediate_size), step.fused_experts, step.fp8)
+            shared = 0
+            if mlp.shared_intermediate_size:
+                shared = _activation_bytes(step.tokens, pad(mlp.shared_intermediate_size), step.fused_dense, step.fp8)
+            scores = 4 * step.tokens * mlp.num_experts
+            return [scores, rows * text.hidden_size * _HALF_BYTES, max(routed, shared)]
+        case _:
+            assert_never(mlp)
 
 
 def _activation_bytes(rows: int, width: int, fused: bool, fp8: bool) -> int:

@@ -8,37 +8,30 @@ whole tensors go through the first GPU. The order below is that of `lmdeploy/tur
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from planner.kinds import assert_never
+from planner.memory.parallelism import Parallelism
 from planner.memory.torch_cache import TorchCache
-from planner.model.spec import DenseMlp, MoeMlp, Quantization, TextModel
+from planner.model.spec import Attention, DenseMlp, GroupedQueryAttention, Mlp, MoeMlp, Quantization, TextModel
 
 _HALF_BYTES = 2
 
 
-def staging_bytes(text: TextModel, quantization: Quantization | None, tp: int) -> int:
+def staging_bytes(text: TextModel, quantization: Quantization | None, parallelism: Parallelism) -> int:
     """The most that torch reserves on the first GPU while the language model is loaded."""
     cache = TorchCache()
     table_bytes = text.vocab_size * text.hidden_size * _HALF_BYTES
     cache.allocate(table_bytes)  # the embedding waits until the whole model is built
     cache.allocate(text.hidden_size * _HALF_BYTES)
-    head = [cache.allocate(table_bytes), cache.allocate(table_bytes // tp)]  # as read, then a rank's part transposed
+    # The head as read, then a rank's part transposed.
+    head = [cache.allocate(table_bytes), cache.allocate(table_bytes // parallelism.tp)]
     for block in head:
         cache.release(block)
     for group in text.layer_groups:
-        _layer(
-            cache,
-            text,
-            group.attention.num_heads * group.attention.head_dim,
-            group.attention.num_kv_heads * group.attention.head_dim,
-            quantization,
-        )
-        mlp = group.mlp
-        if isinstance(mlp, DenseMlp):
-            _mlp(cache, text.hidden_size, mlp.intermediate_size, quantization)
-            continue
-        assert isinstance(mlp, MoeMlp)
-        _mlp(cache, text.hidden_size, mlp.expert_intermediate_size, quantization)
-        if mlp.shared_intermediate_size:
-            _mlp(cache, text.hidden_size, mlp.shared_intermediate_size, quantization)
+        _attention(cache, text.hidden_size, group.attention, quantization)
+        for size in _intermediate_sizes(group.mlp):
+            _mlp(cache, text.hidden_size, size, quantization)
     return cache.reserved_bytes
 
 
@@ -49,8 +42,30 @@ def _read_bytes(num_in: int, num_out: int, quantization: Quantization | None) ->
     return num_in * num_out
 
 
-def _layer(cache: TorchCache, text: TextModel, q_out: int, kv_out: int, quantization: Quantization | None) -> None:
-    hidden = text.hidden_size
+def _attention(cache: TorchCache, hidden: int, attention: Attention, quantization: Quantization | None) -> None:
+    match attention:
+        case GroupedQueryAttention():
+            q_out = attention.num_heads * attention.head_dim
+            kv_out = attention.num_kv_heads * attention.head_dim
+            _grouped_query(cache, hidden, q_out, kv_out, quantization)
+        case _:
+            assert_never(attention)
+
+
+def _intermediate_sizes(mlp: Mlp) -> Iterator[int]:
+    """Of the gated MLPs of a layer that differ."""
+    match mlp:
+        case DenseMlp():
+            yield mlp.intermediate_size
+        case MoeMlp():
+            yield mlp.expert_intermediate_size
+            if mlp.shared_intermediate_size:
+                yield mlp.shared_intermediate_size
+        case _:
+            assert_never(mlp)
+
+
+def _grouped_query(cache: TorchCache, hidden: int, q_out: int, kv_out: int, quantization: Quantization | None) -> None:
     sizes = [_read_bytes(hidden, out, quantization) for out in (q_out, kv_out, kv_out)]
     read = [cache.allocate(size) for size in (*sizes, _read_bytes(q_out, hidden, quantization))]
     reordered = [cache.allocate(size) for size in sizes[:2]]  # rotary order of q and k

@@ -5,9 +5,37 @@ from __future__ import annotations
 from planner.errors import ConfigError
 from planner.model.arch.decoder import read_decoder
 from planner.model.fields import Fields
-from planner.model.spec import TextModel, VisionTower
+from planner.model.spec import TextModel, VisionNames, VisionTower
 
 _PREFIX = "language_model."
+_CHAT_NAMES = VisionNames(
+    embeddings="vision_model.embeddings.",
+    class_token="class_embedding",
+    position="position_embedding",
+    patch="patch_embedding",
+    layer="vision_model.encoder.layers.{layer}.",
+    qkv=("attn.qkv",),
+    output="attn.proj",
+    norms=("norm1", "norm2"),
+    scales=("ls1", "ls2"),
+    projector=("mlp1.0", "mlp1.1", "mlp1.3"),
+)
+_HF_NAMES = VisionNames(
+    embeddings="vision_tower.embeddings.",
+    class_token="cls_token",
+    position="position_embeddings",
+    patch="patch_embeddings.projection",
+    layer="vision_tower.encoder.layer.{layer}.",
+    qkv=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    output="attention.projection_layer",
+    norms=("layernorm_before", "layernorm_after"),
+    scales=("lambda_1", "lambda_2"),
+    projector=(
+        "multi_modal_projector.layer_norm",
+        "multi_modal_projector.linear_1",
+        "multi_modal_projector.linear_2",
+    ),
+)
 
 
 def read_internvl_chat(fields: Fields) -> tuple[TextModel, VisionTower]:
@@ -15,7 +43,7 @@ def read_internvl_chat(fields: Fields) -> tuple[TextModel, VisionTower]:
     text = read_decoder(fields.section("llm_config"), _PREFIX)
     vision = fields.section("vision_config")
     return text, VisionTower(
-        form="chat",
+        names=_CHAT_NAMES,
         **_sizes(vision, _side(vision, "image_size"), _side(vision, "patch_size")),
         rms_norm=vision.choice("norm_type", ("rms_norm", "layer_norm")) == "rms_norm",
         qk_norm=vision.boolean("qk_normalization"),
@@ -34,7 +62,7 @@ def read_internvl_hf(fields: Fields) -> tuple[TextModel, VisionTower]:
     vision = fields.section("vision_config")
     # Defaults are those of transformers' InternVLVisionConfig, which published configs rely on.
     return text, VisionTower(
-        form="hf",
+        names=_HF_NAMES,
         **_sizes(vision, _side(vision, "image_size"), _side(vision, "patch_size")),
         rms_norm=vision.has("norm_type") and vision.choice("norm_type", ("rms_norm", "layer_norm")) == "rms_norm",
         qk_norm=vision.boolean("use_qk_norm", False),

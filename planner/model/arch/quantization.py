@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from planner.errors import UnsupportedModelError
+from planner.kinds import assert_never
 from planner.model.fields import Fields
-from planner.model.spec import Quantization
+from planner.model.spec import Quantization, QuantMethod
 
 
 def read_quantization(fields: Fields) -> Quantization | None:
@@ -22,27 +23,33 @@ def read_quantization(fields: Fields) -> Quantization | None:
 
 
 def _read(section: Fields) -> Quantization:
-    method = section.text("quant_method")
-    unquantized = section.texts("modules_to_not_convert")
-    if method == "awq":
-        version = section.text("version").lower()
-        if version != "gemm":
-            raise UnsupportedModelError(f"AWQ version {version!r} is not served by LMDeploy; it takes gemm")
-        return Quantization("awq", _four_bits(section), _group_size(section), unquantized)
-    if method == "gptq":
-        if section.boolean("desc_act", False) or not section.boolean("sym", True):
-            raise UnsupportedModelError("GPTQ with desc_act true or sym false is not served by LMDeploy")
-        return Quantization("gptq", _four_bits(section), _group_size(section), unquantized)
-    if method == "fp8":
-        blocks = section.integers("weight_block_size")
-        if len(blocks) != 2 or blocks[0] != blocks[1] or blocks[0] < 1:
+    name = section.text("quant_method")
+    method = next((method for method in QuantMethod if method.value == name), None)
+    # LMDeploy reads both keys (`lmdeploy/pytorch/config.py`, QuantizationConfig.from_config, 0.18.0).
+    unquantized = section.texts("ignored_layers") or section.texts("modules_to_not_convert")
+    match method:
+        case QuantMethod.AWQ:
+            version = section.text("version").lower()
+            if version != "gemm":
+                raise UnsupportedModelError(f"AWQ version {version!r} is not served by LMDeploy; it takes gemm")
+            return Quantization(method, _four_bits(section), _group_size(section), unquantized)
+        case QuantMethod.GPTQ:
+            if section.boolean("desc_act", False) or not section.boolean("sym", True):
+                raise UnsupportedModelError("GPTQ with desc_act true or sym false is not served by LMDeploy")
+            return Quantization(method, _four_bits(section), _group_size(section), unquantized)
+        case QuantMethod.FP8:
+            blocks = section.integers("weight_block_size")
+            if len(blocks) != 2 or blocks[0] != blocks[1] or blocks[0] < 1:
+                raise UnsupportedModelError(
+                    f"fp8 without square blocks (weight_block_size {list(blocks)}) is not planned yet"
+                )
+            return Quantization(method, 8, blocks[0], unquantized)
+        case None:
             raise UnsupportedModelError(
-                f"fp8 without square blocks (weight_block_size {list(blocks)}) is not planned yet"
+                f"quant_method {name!r} is not planned yet", "Supported: awq (gemm), gptq, fp8 in square blocks"
             )
-        return Quantization("fp8", 8, blocks[0], unquantized)
-    raise UnsupportedModelError(
-        f"quant_method {method!r} is not planned yet", "Supported: awq (gemm), gptq, fp8 in square blocks"
-    )
+        case _:
+            assert_never(method)
 
 
 def _four_bits(section: Fields) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from planner.api.estimate import estimate
-from planner.engine import memo
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
-from planner.engine.turbomind.slabs import Turbomind
+from planner.engine.pytorch import weights as pytorch_weights
+from planner.engine.turbomind import packing, weights
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
@@ -18,8 +19,6 @@ from planner.lmdeploy.settings import Wishes, decide
 from planner.memory.terms import Term
 from planner.model import catalog
 from planner.model.arch import read_spec
-
-REMEMBERED = ("weights_bytes", "_leftover", "_pool_used_bytes", "load_staging")
 
 
 def _deployments() -> Iterator[Deployment]:
@@ -36,10 +35,25 @@ def _deployments() -> Iterator[Deployment]:
 
 def test_estimates_are_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered = [estimate_memory(deployment) for deployment in _deployments()]
-    for name in REMEMBERED:
-        monkeypatch.setattr(Turbomind, name, getattr(Turbomind, name).__wrapped__)
+    monkeypatch.setattr("planner.engine.turbomind.slabs.weights_of", weights.TurbomindWeights)
+    monkeypatch.setattr("planner.engine.turbomind.conversion.replay", packing.replay.__wrapped__)
     afresh: list[MemoryEstimate] = [estimate_memory(deployment) for deployment in _deployments()]
     assert afresh == remembered
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for remembered in (weights.weights_of, pytorch_weights.weights_of, packing.replay):
+        assert remembered.cache_info().maxsize
+
+
+def test_older_engines_replay_nothing() -> None:
+    entry = catalog.load("internlm2_5-7b")
+    assert entry is not None
+    gpu, spec = find_gpu("a100-80g"), read_spec(entry.config, "internlm2_5-7b")
+    settings = decide(spec, gpu, versions.resolve("0.5.3"), Wishes(weights="w4a16"))
+    packing.replay.cache_clear()
+    estimate_memory(Deployment(spec, gpu, gpu.memory_total_bytes, settings))
+    assert packing.replay.cache_info().misses == 0
 
 
 def test_the_gpu_is_part_of_the_key_under_the_pytorch_engine() -> None:
@@ -53,18 +67,11 @@ def test_the_gpu_is_part_of_the_key_under_the_pytorch_engine() -> None:
 
 
 def test_one_computation_for_one_key() -> None:
-    calls = []
-
-    class Counted:
-        weights_key = "same"
-
-        @memo.once_per_weights
-        def value(self) -> int:
-            calls.append(self)
-            return 7
-
-    assert Counted().value() == Counted().value() == 7
-    assert len(calls) == 1
+    deployment = next(_deployments())
+    weights.weights_of.cache_clear()
+    for free_bytes in (deployment.free_bytes, deployment.free_bytes // 2):
+        estimate_memory(replace(deployment, free_bytes=free_bytes))
+    assert weights.weights_of.cache_info().misses == 1
 
 
 def test_the_version_is_part_of_the_key() -> None:

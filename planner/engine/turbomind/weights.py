@@ -1,0 +1,149 @@
+"""What follows from the weights alone on one rank: their bytes, what converting them leaves, what loading stages.
+
+A search plans one model under thousands of settings, most of which share their weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from packaging.version import Version
+
+from planner.engine.turbomind.conversion import Leftover, conversion_leftover
+from planner.engine.turbomind.formats import Format
+from planner.engine.turbomind.loading import staging_bytes
+from planner.engine.turbomind.packing import PoolUsage
+from planner.kinds import EngineName
+from planner.lmdeploy.evidence import traced
+from planner.lmdeploy.versions import native_vision, turbomind_rules
+from planner.memory import weights
+from planner.memory.linears import LinearKind
+from planner.memory.parallelism import Parallelism, Sharding
+from planner.memory.terms import Term, exact
+from planner.memory.weights import Allocation, AllocationKind
+from planner.model.spec import ModelSpec, Quantization, QuantMethod
+
+_DEQUANTIZED = frozenset({LinearKind.QKV})
+"""Where a checkpoint holds out one of q, k and v, all become 16-bit (`builders/attention.py`, add_qkv_proj, 0.18.0);
+GPTQ's raise (`weight_format.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsKey:
+    """Everything that these follow from. `holds_tower`: whether this rank holds (a part of) the vision tower."""
+
+    spec: ModelSpec
+    quantization: Quantization | None
+    sharding: Sharding
+    version: Version
+    capability: int
+    holds_tower: bool
+
+
+class TurbomindWeights:
+    """The weights of one rank; each property is computed once.
+
+    Raises:
+        UnsupportedModelError: the checkpoint holds out a part of what the engine fuses.
+    """
+
+    def __init__(self, key: WeightsKey) -> None:
+        self.key = key
+        self.text = key.spec.text
+        self.format = _format(key)
+        if key.quantization is not None and key.quantization.unquantized:
+            takes = frozenset[LinearKind]() if key.quantization.method is QuantMethod.GPTQ else _DEQUANTIZED
+            weights.check_fused(self.text, key.quantization, key.sharding, takes)
+
+    def text_allocations(self) -> Iterator[Allocation]:
+        """The language model's weights as the engine allocates them."""
+        yield from weights.text_plain(self.text, self.key.sharding)
+        for linear in weights.text_linears(self.text, self.key.quantization, self.key.sharding):
+            if self.format is None:
+                yield weights.plain_linear(linear)
+            else:
+                yield from self.format.allocations(linear)
+
+    def vision_allocations(self) -> Iterator[Allocation]:
+        """The vision tower's weights; empty for a text model.
+
+        Native towers are cut by tensor parallelism; others run in PyTorch, whole, on the first GPU, in fp16.
+        """
+        tower = self.key.spec.vision
+        if tower is None or not self.key.holds_tower:
+            return
+        native = native_vision(self.key.spec.architecture, self.key.version)
+        parallelism = self.key.sharding.parallelism if native else Parallelism()
+        yield from weights.vision_plain(tower, parallelism)
+        for linear in weights.vision_linears(tower, parallelism):
+            yield weights.plain_linear(linear)
+
+    @cached_property
+    def text_bytes(self) -> int:
+        """Bytes of the language model's tensors."""
+        return sum(a.total_bytes for a in self.text_allocations())
+
+    @cached_property
+    def vision_bytes(self) -> int:
+        """Bytes of the vision tower's."""
+        return sum(a.total_bytes for a in self.vision_allocations())
+
+    def text_term(self) -> Term:
+        """The language model's weights."""
+        text, quantization, tp = self.text, self.key.quantization, self.key.sharding.tp
+        what = "16-bit" if quantization is None else f"{quantization.method} {quantization.bits}-bit"
+        shared = f" / tp {tp}" if tp > 1 else ""
+        formula = f"{what} linears{shared} + 2 x {text.vocab_size} x {text.hidden_size} x 2 + norms"
+        formula = f"{formula} = {self.text_bytes} bytes"
+        return exact("weights", self.text_bytes, formula, "language model, both vocabulary matrices")
+
+    def vision_term(self, what: str) -> Term:
+        """The vision tower's; `what` says who holds them."""
+        tower = self.key.spec.vision
+        assert tower is not None
+        formula = f"{tower.num_layers} layers of {tower.hidden_size} x {tower.intermediate_size}, 16-bit"
+        return exact("vision_tower", self.vision_bytes, f"{formula} = {self.vision_bytes} bytes", what)
+
+    @cached_property
+    def pool_used_bytes(self) -> int:
+        """What all of them take of their pool."""
+        return sum(a.aligned_bytes for a in (*self.text_allocations(), *self.vision_allocations()))
+
+    @cached_property
+    def leftover(self) -> Leftover | None:
+        """What converting them leaves in their pool."""
+        key, text = self.key, self.text
+        head = next(a for a in weights.text_plain(text, key.sharding) if a.kind is AllocationKind.OUTPUT_HEAD)
+        linears = weights.text_linears(text, key.quantization, key.sharding)
+        return conversion_leftover(
+            (linear for linear in linears if key.quantization is None or linear.quantized),
+            key.quantization,
+            self.format.group_size if self.format else 0,
+            PoolUsage(self.pool_used_bytes, head.aligned_bytes),
+            key.capability,
+            lambda subject: traced(subject, EngineName.TURBOMIND, key.version, key.capability),
+        )
+
+    @cached_property
+    def staging_bytes(self) -> int:
+        """The most that torch reserves on the first GPU while they are loaded."""
+        return staging_bytes(self.text, self.key.quantization, self.key.sharding.parallelism)
+
+
+@lru_cache(maxsize=512)  # a sweep asks for every model, on GPUs of every kind
+def weights_of(key: WeightsKey) -> TurbomindWeights:
+    """The weights of a key."""
+    return TurbomindWeights(key)
+
+
+def _format(key: WeightsKey) -> Format | None:
+    """How quantized linears are kept; None for a 16-bit model."""
+    if key.quantization is None:
+        return None
+    rules, group_size = turbomind_rules(key.version), key.quantization.group_size
+    if key.capability == 90 and rules.int4_sm90_group:
+        group_size = min(group_size, rules.int4_sm90_group)
+    native_fp8 = key.quantization.method is QuantMethod.FP8 and key.capability == rules.fp8_native_sm
+    return Format(key.quantization, group_size, native_fp8)

@@ -1,0 +1,92 @@
+"""Which modules a checkpoint leaves unquantized: the one reading of ``modules_to_not_convert``.
+
+AutoAWQ leaves a linear in 16 bits where an entry is a substring of its module's name (`awq/utils/module.py`,
+exclude_layers_to_not_quantize, 0.2.9); the entry that it writes itself is ``gate``, for Mixtral's router. Published fp8
+checkpoints have whole names, one a layer (``model.layers.0.mlp.gate``). TurboMind asks nobody and takes each linear as
+the file has it (`lmdeploy/turbomind/weight_format.py`, WeightFormatResolver, 0.18.0), so what the file holds decides:
+
+- An entry that is the name of a router means the router, which is never quantized, and nothing else: ``gate`` is not
+  about ``gate_proj`` where there is an ``mlp.gate``. Engines fuse gate and up and need both in one format, so that a
+  checkpoint in which the entry meant more could not be served.
+- Any other entry is a substring of the names that it holds out: ``self_attn``, ``model.layers.0.``, ``down_proj``.
+- Numbers are whole: ``model.layers.1`` is not about layer 11.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from planner.errors import UnsupportedModelError
+
+_LAYER, _EXPERT = "{layer}", "{expert}"
+_NUMBER = re.compile(r"\d+")
+
+
+@lru_cache(maxsize=4096)
+def held_out_layers(module: str, layers: tuple[int, ...], entries: tuple[str, ...]) -> frozenset[int]:
+    """Of `layers` those whose `module` stays unquantized.
+
+    Args:
+        module: its whole name, with ``{layer}`` and ``{expert}`` for the numbers.
+        layers: indices of decoder layers.
+        entries: of `modules_to_not_convert`, without those about routers.
+
+    Raises:
+        UnsupportedModelError: an entry names single experts.
+    """
+    _refuse_single_experts(module, entries)
+    # Thousands of names are compared: first those that could match at some layer.
+    likely = [entry for entry in entries if _without_numbers(entry) in _without_numbers(module.replace(_LAYER, "0"))]
+    if not likely:
+        return frozenset()
+    return frozenset(layer for layer in layers if _is_held_out(module.replace(_LAYER, str(layer)), likely))
+
+
+def without_routers(entries: tuple[str, ...], routers: Iterable[str]) -> tuple[str, ...]:
+    """The entries that are about more than `routers`, module names that may hold ``{layer}``."""
+    names = [router.split(".") for router in routers]
+    return tuple(entry for entry in entries if not any(_is_tail(entry.split("."), name) for name in names))
+
+
+def _is_held_out(name: str, entries: list[str]) -> bool:
+    return any(_names(entry, name) for entry in entries)
+
+
+def _names(entry: str, name: str) -> bool:
+    """Whether the entry is a part of the name that cuts no number in two."""
+    at = name.find(entry)
+    while entry and at >= 0:
+        end = at + len(entry)
+        cut_before = entry[0].isdigit() and name[at - 1 : at].isdigit()
+        if not cut_before and not (entry[-1].isdigit() and name[end : end + 1].isdigit()):
+            return True
+        at = name.find(entry, at + 1)
+    return False
+
+
+def _is_tail(words: list[str], name: list[str]) -> bool:
+    """Whether the words are the last ones of the name, any number standing for ``{layer}``."""
+    tail = name[-len(words) :]
+    return len(tail) == len(words) and all(
+        word.isdigit() if other == _LAYER else word == other for word, other in zip(words, tail, strict=True)
+    )
+
+
+def _refuse_single_experts(module: str, entries: tuple[str, ...]) -> None:
+    before, found, _ = module.partition(f".{_EXPERT}")
+    if not found:
+        return
+    single = re.compile(rf"(?:^|\.){re.escape(before.rpartition('.')[2])}\.\d")
+    for entry in entries:
+        if single.search(entry):
+            raise UnsupportedModelError(
+                f"modules_to_not_convert names single experts ({entry}), which is not planned yet",
+                "An entry for all experts of a layer is",
+            )
+
+
+@lru_cache(maxsize=16384)
+def _without_numbers(name: str) -> str:
+    return _NUMBER.sub("#", name)
