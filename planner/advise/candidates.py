@@ -78,7 +78,7 @@ class Knobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Candidate:
     """A candidate weighed against the load.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from planner.advise.candidates import TP, Knobs, Offer, Option, Trial
+from planner.advise.candidates import TP, Candidate, Knobs, Offer, Option
 from planner.advise.limits import Limit, longest_context, most_users
 from planner.advise.search import Search
 from planner.advise.throughput import Speed
@@ -17,15 +17,15 @@ from planner.request import Load
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """An option of an offer after weighing: its best trial, or why LMDeploy refuses it.
+class Evaluation:
+    """An option of an offer after weighing: its best candidate, or why LMDeploy refuses it.
 
     `users` and `context` are how far it could go, where that was asked for.
     """
 
     offer: Offer
     option: Option
-    trial: Trial | None
+    candidate: Candidate | None
     refused: str = ""
     users: Limit | None = None
     context: Limit | None = None
@@ -33,12 +33,12 @@ class Weighed:
     @property
     def serves(self) -> bool:
         """Whether it serves the load."""
-        return self.trial is not None and self.trial.serves
+        return self.candidate is not None and self.candidate.serves
 
     @property
     def lack(self) -> str:
         """What keeps it from serving; empty when it serves."""
-        return self.refused or (self.trial.lack if self.trial else "")
+        return self.refused or (self.candidate.lack if self.candidate else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Chosen:
         binding: what ends the growth of the load.
     """
 
-    trial: Trial
+    candidate: Candidate
     memory: MemoryEstimate
     speed: Speed | None
     users: Limit
@@ -59,7 +59,7 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Give:
+class Relaxation:
     """The wish that has to give where nothing serves: what was asked, what is possible, and the load that results."""
 
     wish: str
@@ -76,19 +76,19 @@ class Decision:
 
     Attributes:
         load: what was asked for.
-        chosen: the answer; where `give` is set, the closest plan, for the load in `give`.
-        options: every option weighed against what was asked for, in order of preference within an offer.
+        chosen: the answer; where `relaxation` is set, the closest plan, for its load.
+        options: every option evaluated against what was asked for, in order of preference within an offer.
     """
 
     load: Load
     chosen: Chosen | None
-    options: tuple[Weighed, ...]
-    give: Give | None
+    options: tuple[Evaluation, ...]
+    relaxation: Relaxation | None
 
     @property
     def serves(self) -> bool:
         """Whether everything that was asked for is served."""
-        return self.chosen is not None and self.give is None
+        return self.chosen is not None and self.relaxation is None
 
 
 class Decider:
@@ -123,63 +123,63 @@ class Decider:
             raise refusal
 
     def decide(self, load: Load) -> Decision:
-        """The decision for a load, with every option weighed."""
-        options = tuple(weighed for search in self.searches for weighed in self._weigh(search, load))
+        """The decision for a load, with every option evaluation."""
+        options = tuple(evaluation for search in self.searches for evaluation in self._weigh(search, load))
         chosen = self.choose(load)
         if chosen is not None:
             return Decision(load, chosen, options, None)
-        give = self.give(load)
-        if give is None:
+        relaxation = self.relaxation(load)
+        if relaxation is None:
             return Decision(load, None, options, None)
-        other = Decider(self.spec, give.offers, self.lmdeploy, self.engine, self.dtype)
-        return Decision(load, other.choose(give.load), options, give)
+        other = Decider(self.spec, relaxation.offers, self.lmdeploy, self.engine, self.dtype)
+        return Decision(load, other.choose(relaxation.load), options, relaxation)
 
     def choose(self, load: Load) -> Chosen | None:
         """The best candidate of all offers that the full estimate confirms."""
-        found = [(search, trial) for search in self.searches for trial in search.serving(load)]
-        for search, trial in sorted(found, key=lambda pair: _rank(pair[0], pair[1], load)):
-            memory = confirm(search, trial, load)
+        found = [(search, candidate) for search in self.searches for candidate in search.serving(load)]
+        for search, candidate in sorted(found, key=lambda pair: _rank(pair[0], pair[1], load)):
+            memory = confirm(search, candidate, load)
             if memory is not None:
-                return self._describe(search, trial, memory, load)
+                return self._describe(search, candidate, memory, load)
         return None
 
     def serves(self, load: Load) -> bool:
         """Whether any option serves a load."""
         return any(True for search in self.searches for _ in search.serving(load))
 
-    def limits(self, load: Load) -> tuple[Weighed, ...]:
+    def limits(self, load: Load) -> tuple[Evaluation, ...]:
         """For every option: the most users at the load's context and the longest context for its users."""
         return tuple(
             replace(
-                weighed,
-                users=most_users(search, weighed.option, load),
-                context=longest_context(search, weighed.option, load),
+                evaluation,
+                users=most_users(search, evaluation.option, load),
+                context=longest_context(search, evaluation.option, load),
             )
             for search in self.searches
-            for weighed in self._weigh(search, load)
-            if not weighed.refused and not (load.keep_quality and weighed.option.loss)
+            for evaluation in self._weigh(search, load)
+            if not evaluation.refused and not (load.keep_quality and evaluation.option.loss)
         )
 
-    def _weigh(self, search: Search, load: Load) -> list[Weighed]:
+    def _weigh(self, search: Search, load: Load) -> list[Evaluation]:
         rows = []
         for option in search.options:
             try:
-                rows.append(Weighed(search.offer, option, search.first(option, load)))
+                rows.append(Evaluation(search.offer, option, search.first(option, load)))
             except LmplanError as error:
-                rows.append(Weighed(search.offer, option, None, error.message))
+                rows.append(Evaluation(search.offer, option, None, error.message))
         return rows
 
-    def _describe(self, search: Search, trial: Trial, memory: MemoryEstimate, load: Load) -> Chosen:
-        users = most_users(search, trial.option, load)
-        context = longest_context(search, trial.option, load)
-        beyond = search.weigh_at_limit(trial.option, replace(load, num_users=users.value + 1))
+    def _describe(self, search: Search, candidate: Candidate, memory: MemoryEstimate, load: Load) -> Chosen:
+        users = most_users(search, candidate.option, load)
+        context = longest_context(search, candidate.option, load)
+        beyond = search.weigh_at_limit(candidate.option, replace(load, num_users=users.value + 1))
         binding = "the KV cache"
         if beyond is not None and beyond.speed is not None and not beyond.serves:
             binding = f"the speed ({beyond.lack})"
         return Chosen(
-            trial,
+            candidate,
             memory,
-            search.speed(trial.settings, trial.kv, load.num_users, load.context_tokens),
+            search.speed(candidate.settings, candidate.kv, load.num_users, load.context_tokens),
             users,
             context,
             binding,
@@ -187,7 +187,7 @@ class Decider:
 
     # --- what gives ----------------------------------------------------------------------------------------------
 
-    def give(self, load: Load) -> Give | None:
+    def relaxation(self, load: Load) -> Relaxation | None:
         """The one wish whose smallest change makes the rest possible."""
         ways = [*self._fewer_users(load), *self._other_context(load), *self._slower(load), *self._coarser(load)]
         ways += [*self._fewer_images(load), *self._more_gpus(load)]
@@ -203,13 +203,13 @@ class Decider:
         ]
         return max(values, default=0)
 
-    def _fewer_users(self, load: Load) -> list[Give]:
+    def _fewer_users(self, load: Load) -> list[Relaxation]:
         users = self._best(load, "users")
         if not 0 < users < load.num_users:
             return []
         changed = replace(load, num_users=users)
         return [
-            Give(
+            Relaxation(
                 "--concurrency",
                 f"{load.num_users:,} users",
                 f"{users:,}",
@@ -219,7 +219,7 @@ class Decider:
             )
         ]
 
-    def _other_context(self, load: Load) -> list[Give]:
+    def _other_context(self, load: Load) -> list[Relaxation]:
         tokens = self._best(load, "context")
         floor = self._image_tokens(load.num_images)
         if floor >= load.context_tokens and self.serves(replace(load, context_tokens=floor + 1)):
@@ -228,9 +228,9 @@ class Decider:
             return []
         factor = max(load.context_tokens / tokens, tokens / load.context_tokens)
         changed = replace(load, context_tokens=tokens)
-        return [Give("--context", f"{load.context_tokens:,} tokens", f"{tokens:,}", factor, changed, self.offers)]
+        return [Relaxation("--context", f"{load.context_tokens:,} tokens", f"{tokens:,}", factor, changed, self.offers)]
 
-    def _slower(self, load: Load) -> list[Give]:
+    def _slower(self, load: Load) -> list[Relaxation]:
         ways = []
         for option, wanted, others, first in (
             ("--latency-ms", load.latency_ms, replace(load, latency_ms=None), False),
@@ -242,42 +242,46 @@ class Decider:
             if reached <= wanted:
                 continue
             changed = replace(others, first_token_ms=reached) if first else replace(others, latency_ms=reached)
-            ways.append(Give(option, f"{wanted:g} ms", f"{reached:,.1f} ms", reached / wanted, changed, self.offers))
+            ways.append(
+                Relaxation(option, f"{wanted:g} ms", f"{reached:,.1f} ms", reached / wanted, changed, self.offers)
+            )
         return ways
 
     @staticmethod
     def _milliseconds(search: Search, load: Load, first_token: bool) -> list[float]:
         found = []
-        for trial in search.serving(load):
-            speed = search.speed(trial.settings, trial.kv, load.num_users, load.context_tokens)
+        for candidate in search.serving(load):
+            speed = search.speed(candidate.settings, candidate.kv, load.num_users, load.context_tokens)
             if speed is not None:
                 band = speed.first_token_seconds if first_token else speed.step_seconds
                 found.append(band.high * 1000)
         return found
 
-    def _coarser(self, load: Load) -> list[Give]:
+    def _coarser(self, load: Load) -> list[Relaxation]:
         changed = replace(load, keep_quality=False)
         if not load.keep_quality or not self.serves(changed):
             return []
         # A wish that is kept or not has no size: giving it up counts as much as halving a number.
-        return [Give("--keep-quality", "nothing quantized", "quantized", 2.0, changed, self.offers)]
+        return [Relaxation("--keep-quality", "nothing quantized", "quantized", 2.0, changed, self.offers)]
 
-    def _fewer_images(self, load: Load) -> list[Give]:
+    def _fewer_images(self, load: Load) -> list[Relaxation]:
         for images in range(load.num_images - 1, -1, -1):
             changed = replace(load, num_images=images)
             if self.serves(changed):
                 factor = (load.num_images + 1) / (images + 1)
-                return [Give("--images", f"{load.num_images} a session", str(images), factor, changed, self.offers)]
+                return [
+                    Relaxation("--images", f"{load.num_images} a session", str(images), factor, changed, self.offers)
+                ]
         return []
 
-    def _more_gpus(self, load: Load) -> list[Give]:
+    def _more_gpus(self, load: Load) -> list[Relaxation]:
         asked = max(offer.max_gpus for offer in self.offers)
         for tp in TP:
             if tp <= asked:
                 continue
             offers = tuple(replace(offer, max_gpus=max(tp, offer.max_gpus)) for offer in self.offers)
             if Decider(self.spec, offers, self.lmdeploy, self.engine, self.dtype).serves(load):
-                return [Give("--gpus", str(asked), str(tp), tp / asked, load, offers)]
+                return [Relaxation("--gpus", str(asked), str(tp), tp / asked, load, offers)]
         return []
 
     def _image_tokens(self, num_images: int) -> int:
@@ -285,22 +289,22 @@ class Decider:
         return num_images * tower.max_image_tokens if tower else 0
 
 
-def confirm(search: Search, trial: Trial, load: Load) -> MemoryEstimate | None:
-    """The full estimate of a trial's settings, or None where it does not bear the trial out."""
-    offer = trial.offer
-    memory = estimate_memory(Deployment(search.spec, offer.gpu, offer.free_bytes, trial.settings))
+def confirm(search: Search, candidate: Candidate, load: Load) -> MemoryEstimate | None:
+    """The full estimate of a candidate's settings, or None where it does not bear the candidate out."""
+    offer = candidate.offer
+    memory = estimate_memory(Deployment(search.spec, offer.gpu, offer.free_bytes, candidate.settings))
     good = memory.fits and not memory.short_of_growth and memory.max_sequences(load.context_tokens) >= load.num_users
     return memory if good else None
 
 
-def _rank(search: Search, trial: Trial, load: Load) -> tuple[float, ...]:
+def _rank(search: Search, candidate: Candidate, load: Load) -> tuple[float, ...]:
     """The offer's preference, then defaults kept, then headroom, then speed; less is better."""
-    settings = trial.settings
-    speed = search.speed(settings, trial.kv, load.num_users, load.context_tokens)
+    settings = candidate.settings
+    speed = search.speed(settings, candidate.kv, load.num_users, load.context_tokens)
     return (
-        *search.offer.preference(trial.option),
+        *search.offer.preference(candidate.option),
         -settings.max_prefill_token_num,
-        -min(settings.session_len, trial.kv.tokens),
-        -trial.kv.tokens,
+        -min(settings.session_len, candidate.kv.tokens),
+        -candidate.kv.tokens,
         -speed.decode_tokens_per_s.value if speed else 0.0,
     )

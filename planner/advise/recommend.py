@@ -10,7 +10,7 @@ from planner.advise.search import Search
 from planner.engine.base import Deployment
 from planner.errors import LmplanError
 from planner.footprint import HANGS_STARTING, NO_ROOM, MemoryEstimate, estimate_memory
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.request import Load
 from planner.units import format_gib
 
@@ -28,11 +28,11 @@ class Recommendation:
     """
 
     estimate: MemoryEstimate | None
-    wishes: Wishes
+    wishes: Request
     why: tuple[str, ...]
 
 
-def recommend(current: MemoryEstimate, wishes: Wishes, context_tokens: int) -> Recommendation:
+def recommend(current: MemoryEstimate, wishes: Request, context_tokens: int) -> Recommendation:
     """The settings to use for `context_tokens` tokens a session, starting from what was asked for.
 
     What serves as asked, holds a session and keeps room for its growth is confirmed, not replaced.
@@ -62,7 +62,7 @@ def _good(plan: MemoryEstimate, context_tokens: int) -> bool:
     return plan.fits and not plan.short_of_growth and plan.max_sequences(context_tokens) >= 1
 
 
-def _candidates(wishes: Wishes) -> Iterator[Wishes]:
+def _candidates(wishes: Request) -> Iterator[Request]:
     # fp8 is a checkpoint to be found, not made: it is planned where it is asked for, and by `lmplan recommend`.
     allowed = ("as-is", "w4a16") if wishes.weights == "as-is" else (wishes.weights,)
     order = [entry for entry in QUALITY_ORDER if entry[0] in allowed]
@@ -73,7 +73,7 @@ def _candidates(wishes: Wishes) -> Iterator[Wishes]:
             yield replace(wishes, weights=weights, quant_policy=quant_policy, tp=tp)
 
 
-def _plan(deployment: Deployment, wishes: Wishes) -> MemoryEstimate | None:
+def _plan(deployment: Deployment, wishes: Request) -> MemoryEstimate | None:
     """The candidate with the largest safe ratio, or None where LMDeploy refuses it."""
     try:
         settings = decide(deployment.spec, deployment.gpu, deployment.settings.lmdeploy, wishes)
@@ -91,7 +91,7 @@ def _plan(deployment: Deployment, wishes: Wishes) -> MemoryEstimate | None:
         return None
 
 
-def _safe_ratio(deployment: Deployment, wishes: Wishes) -> float:
+def _safe_ratio(deployment: Deployment, wishes: Request) -> float:
     """The largest ratio, to 0.01, that leaves room for all that may be held besides the KV cache."""
     offer = Offer(deployment.gpu, deployment.free_bytes, wishes.tp)
     search = Search(deployment.spec, offer, deployment.settings.lmdeploy, wishes.engine, wishes.dtype, ())
@@ -112,7 +112,7 @@ def _confirm(plan: MemoryEstimate, context_tokens: int) -> tuple[str, ...]:
     )
 
 
-def _more_tokens(plan: MemoryEstimate, wishes: Wishes, context_tokens: int) -> tuple[str, ...]:
+def _more_tokens(plan: MemoryEstimate, wishes: Request, context_tokens: int) -> tuple[str, ...]:
     """What an 8-bit cache would add, where the cache is the limit."""
     if wishes.quant_policy or plan.max_sequences(context_tokens) >= plan.deployment.settings.max_batch_size:
         return ()
@@ -126,7 +126,7 @@ def _more_tokens(plan: MemoryEstimate, wishes: Wishes, context_tokens: int) -> t
 
 
 def _decision(
-    current: MemoryEstimate, plan: MemoryEstimate, chosen: Wishes, wishes: Wishes, context_tokens: int
+    current: MemoryEstimate, plan: MemoryEstimate, chosen: Request, wishes: Request, context_tokens: int
 ) -> str:
     changes = []
     if chosen.tp != wishes.tp:
@@ -157,7 +157,7 @@ def _lack(plan: MemoryEstimate, context_tokens: int) -> str:
     return plan.warnings[0] if plan.warnings else "it serves"
 
 
-def _named(wishes: Wishes) -> str:
+def _named(wishes: Request) -> str:
     tp = f", tp {wishes.tp}" if wishes.tp > 1 else ""
     weights = "weights as they are" if wishes.weights == "as-is" else "W4A16"
     return f"{weights}, {wishes.quant_policy or 16}-bit KV{tp}"

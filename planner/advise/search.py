@@ -13,13 +13,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
-from planner.advise.candidates import Knobs, Offer, Option, Trial, options_of
+from planner.advise.candidates import Candidate, Knobs, Offer, Option, options_of
 from planner.advise.throughput import Speed, Work, speed_of, work_of
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.errors import LmplanError
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Settings, Wishes, decide
+from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM, Request, Settings, decide
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.memory.pool import PAGE_BYTES
 from planner.memory.terms import KvCache
@@ -53,7 +53,7 @@ class Search:
         self.engine = engine
         self.dtype = dtype
         self.options = options if options is not None else options_of(spec, offer)
-        self.nearest: Trial | None = None
+        self.nearest: Candidate | None = None
         """Of the options that `serving` found not to serve, the one that lacks least memory."""
         self._storable: set[str] = set()
         self._ladders: dict[tuple[int, int], tuple[Knobs, ...]] = {}
@@ -91,7 +91,7 @@ class Search:
         Raises:
             LmplanError: LMDeploy refuses them.
         """
-        wishes = Wishes(
+        wishes = Request(
             engine=self.engine,
             dtype=self.dtype,
             weights=option.weights,
@@ -106,7 +106,7 @@ class Search:
         self._check_storable(settings)
         return settings
 
-    def weigh(self, option: Option, knobs: Knobs, load: Load, *, smallest_ratio: bool = False) -> Trial:
+    def weigh(self, option: Option, knobs: Knobs, load: Load, *, smallest_ratio: bool = False) -> Candidate:
         """Weigh one candidate with the largest safe ratio, or with the smallest that serves the load.
 
         Raises:
@@ -153,10 +153,10 @@ class Search:
             percent = self._smallest(settings, percent, free_at_kv, worst_free, load)
             settings, kv = self._at(settings, percent, free_at_kv)
             users = kv.max_sequences(load.context_tokens, batch)
-        trial = Trial(option, self.offer, settings, kv, users, short, lack, keep_free, images, load_short > 0)
-        return trial if lack else self._timed(trial, load)
+        candidate = Candidate(option, self.offer, settings, kv, users, short, lack, keep_free, images, load_short > 0)
+        return candidate if lack else self._timed(candidate, load)
 
-    def first(self, option: Option, load: Load, *, smallest_ratio: bool = False) -> Trial:
+    def first(self, option: Option, load: Load, *, smallest_ratio: bool = False) -> Candidate:
         """The first rung on which an option serves, or its last one and what it lacks.
 
         Raises:
@@ -169,43 +169,43 @@ class Search:
         last = self.weigh(option, self.frugal(load), any_time, smallest_ratio=smallest_ratio)
         if not last.serves:
             return last
-        too_slow: dict[int | None, Trial] = {}
+        too_slow: dict[int | None, Candidate] = {}
         for knobs in self.ladder(load):
             if knobs.max_prefill_token_num in too_slow:
                 continue  # of the rungs' settings only the prefill step changes the speed
-            trial = self.weigh(option, knobs, load, smallest_ratio=smallest_ratio)
-            if trial.serves:
-                return trial
-            if trial.speed is not None:
-                too_slow[knobs.max_prefill_token_num] = trial
+            candidate = self.weigh(option, knobs, load, smallest_ratio=smallest_ratio)
+            if candidate.serves:
+                return candidate
+            if candidate.speed is not None:
+                too_slow[knobs.max_prefill_token_num] = candidate
         return next(iter(too_slow.values()), last)
 
-    def weigh_at_limit(self, option: Option, load: Load) -> Trial | None:
+    def weigh_at_limit(self, option: Option, load: Load) -> Candidate | None:
         """An option with batch and session cut to the load; smaller prefill steps only where nothing else serves."""
         cut = Knobs(load.context_tokens, load.num_users)
         try:
-            trial = self.weigh(option, cut, load)
-            return trial if trial.serves else self.weigh(option, self.frugal(load), load)
+            candidate = self.weigh(option, cut, load)
+            return candidate if candidate.serves else self.weigh(option, self.frugal(load), load)
         except LmplanError:
             return None
 
-    def serving(self, load: Load, *, smallest_ratio: bool = False) -> Iterator[Trial]:
-        """One trial for every option that serves, best first."""
+    def serving(self, load: Load, *, smallest_ratio: bool = False) -> Iterator[Candidate]:
+        """One candidate for every option that serves, best first."""
         too_large: set[tuple[int, str]] = set()
         for option in self.options:
             weights = option.tp, option.weights
             if (load.keep_quality and option.loss) or weights in too_large:
                 continue
             try:
-                trial = self.first(option, load, smallest_ratio=smallest_ratio)
+                candidate = self.first(option, load, smallest_ratio=smallest_ratio)
             except LmplanError:
                 continue
-            if trial.serves:
-                yield trial
+            if candidate.serves:
+                yield candidate
                 continue
-            if self.nearest is None or trial.short_bytes < self.nearest.short_bytes:
-                self.nearest = trial
-            if trial.cannot_load:
+            if self.nearest is None or candidate.short_bytes < self.nearest.short_bytes:
+                self.nearest = candidate
+            if candidate.cannot_load:
                 too_large.add(weights)  # whatever the cache
 
     def work(self, settings: Settings, kv: KvCache) -> Work:
@@ -260,19 +260,21 @@ class Search:
         held = f", room for {users} of {load.num_users} users" if users else ""
         return f"{format_gib(max(short, 0), 1)} short at load{held}"
 
-    def _timed(self, trial: Trial, load: Load) -> Trial:
+    def _timed(self, candidate: Candidate, load: Load) -> Candidate:
         if load.latency_ms is None and load.first_token_ms is None:
-            return trial
-        speed = self.speed(trial.settings, trial.kv, load.num_users, load.context_tokens)
+            return candidate
+        speed = self.speed(candidate.settings, candidate.kv, load.num_users, load.context_tokens)
         if speed is None:
-            return replace(trial, lack=f"the speed of {self.offer.gpu.name} is not known")
+            return replace(candidate, lack=f"the speed of {self.offer.gpu.name} is not known")
         for what, limit, seconds in (
             ("a token takes", load.latency_ms, speed.step_seconds.high),
             ("the first token takes", load.first_token_ms, speed.first_token_seconds.high),
         ):
             if limit is not None and seconds * 1000 > limit:
-                return replace(trial, speed=speed, lack=f"{what} up to {seconds * 1000:,.0f} ms of {limit:g} allowed")
-        return replace(trial, speed=speed)
+                return replace(
+                    candidate, speed=speed, lack=f"{what} up to {seconds * 1000:,.0f} ms of {limit:g} allowed"
+                )
+        return replace(candidate, speed=speed)
 
     def _check_storable(self, settings: Settings) -> None:
         """Refuse a format whose groups do not divide the model's linears."""

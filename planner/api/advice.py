@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.advise.candidates import TP, Offer
-from planner.advise.decision import Decider, Decision, Weighed
+from planner.advise.decision import Decider, Decision, Evaluation
 from planner.artefacts.bundle import Artefact, artefacts
 from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import served_name
@@ -36,12 +36,12 @@ class Advice:
     lmdeploy: LmdeployVersion
     offers: tuple[Offer, ...]
     decision: Decision
-    limits: tuple[Weighed, ...] = ()
+    limits: tuple[Evaluation, ...] = ()
 
     @property
     def load(self) -> Load:
         """The load that the chosen plan serves: as asked, or with the wish that gave."""
-        return self.decision.give.load if self.decision.give else self.decision.load
+        return self.decision.relaxation.load if self.decision.relaxation else self.decision.load
 
     @property
     def model_argument(self) -> str:
@@ -55,7 +55,7 @@ class Advice:
         if chosen is None:
             return self.source.notes
         missing = needs_published(Deployed(chosen.memory, self.model_argument, self.load))
-        return (*self.source.notes, *chosen.trial.settings.notes, *((missing,) if missing else ()))
+        return (*self.source.notes, *chosen.candidate.settings.notes, *((missing,) if missing else ()))
 
     def artefacts(self) -> tuple[Artefact, ...]:
         """Everything that starts the chosen plan; empty without one."""

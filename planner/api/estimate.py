@@ -11,7 +11,7 @@ from planner.errors import UsageError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import Gpu, find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.model.arch import read_spec
 from planner.model.checkpoint import adopt, compare
 from planner.model.formats import store
@@ -102,7 +102,7 @@ def estimate(
     chosen = gpu if isinstance(gpu, Gpu) else find_gpu(gpu, sm)
     source = resolve(model)
     spec = read_spec(source.config, source.name)
-    wishes = Wishes(
+    wishes = Request(
         engine=engine,
         weights=_weights(weights),
         dtype=dtype,

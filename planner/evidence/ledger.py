@@ -19,7 +19,7 @@ from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import catalog
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec
 
@@ -72,7 +72,7 @@ class Run:
         try:
             spec = read_spec(self.config, self.model)
             wishes = {"weights": "as-is" if spec.quantization else _WEIGHTS[self.checkpoint_format], **self.settings}
-            settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Wishes(**wishes))
+            settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Request(**wishes))
         except (LmplanError, KeyError):
             return None
         return Deployment(spec, gpu, self.free_before_bytes, settings)
@@ -166,7 +166,7 @@ def one_run(value: dict[str, Any], configs: dict[str, Any]) -> Run:
         product=value["host"]["product"],
         lmdeploy=value["host"].get("lmdeploy") or value["settings"]["lmdeploy"],
         checkpoint_format=value["checkpoint"]["format"],
-        settings={key: wish for key, wish in value["settings"].items() if key in Wishes.__dataclass_fields__},
+        settings={key: wish for key, wish in value["settings"].items() if key in Request.__dataclass_fields__},
         free_before_bytes=value["free_before_bytes"],
         outcome=value["outcome"],
         used_bytes=loaded["used_bytes"][0] if loaded else None,

@@ -21,7 +21,7 @@ MAX_TOKENS = 2**28
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Request:
     """What the user asked for; None is "the default"."""
 
     engine: str | None = None
@@ -53,7 +53,7 @@ class Settings:
     notes: tuple[str, ...] = ()
 
 
-def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes) -> Settings:
+def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, request: Request) -> Settings:
     """Fill in the defaults and refuse what LMDeploy would refuse.
 
     Raises:
@@ -61,34 +61,34 @@ def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes)
         UnsupportedModelError: no engine of that version takes the model, the head size or the format.
     """
     notes = [lmdeploy.note] if lmdeploy.note else []
-    engine = _engine(spec, lmdeploy, wishes.engine, notes)
-    ratio = _ratio(wishes.cache_max_entry_count)
-    _one_of("--quant-policy", wishes.quant_policy, QUANT_POLICIES)
-    _within("--tp", wishes.tp, 1, MAX_TP)
+    engine = _engine(spec, lmdeploy, request.engine, notes)
+    ratio = _ratio(request.cache_max_entry_count)
+    _one_of("--quant-policy", request.quant_policy, QUANT_POLICIES)
+    _within("--tp", request.tp, 1, MAX_TP)
     for option, value in (
-        ("--session-len", wishes.session_len),
-        ("--max-batch-size", wishes.max_batch_size),
-        ("--max-prefill-token-num", wishes.max_prefill_token_num),
+        ("--session-len", request.session_len),
+        ("--max-batch-size", request.max_batch_size),
+        ("--max-prefill-token-num", request.max_prefill_token_num),
     ):
         if value is not None:
             _within(option, value, 1, MAX_TOKENS)
-    quantization = choose(spec, wishes.weights)
-    _check_tp(spec, wishes.tp)
+    quantization = choose(spec, request.weights)
+    _check_tp(spec, request.tp)
     if engine == "turbomind":
-        _check_turbomind(spec, gpu, lmdeploy, quantization, wishes)
+        _check_turbomind(spec, gpu, lmdeploy, quantization, request)
     extra = versions.turbomind_rules(lmdeploy.rules).default_session_len_extra if engine == "turbomind" else 0
     return Settings(
         engine=engine,
         lmdeploy=lmdeploy,
-        weights=wishes.weights,
+        weights=request.weights,
         quantization=quantization,
-        dtype=_dtype(spec, gpu, engine, lmdeploy, quantization, wishes.dtype, notes),
-        quant_policy=wishes.quant_policy,
+        dtype=_dtype(spec, gpu, engine, lmdeploy, quantization, request.dtype, notes),
+        quant_policy=request.quant_policy,
         cache_max_entry_count=ratio,
-        tp=wishes.tp,
-        session_len=wishes.session_len or spec.text.max_position_embeddings + extra,
-        max_batch_size=wishes.max_batch_size or versions.default_max_batch_size(lmdeploy.rules, gpu.product),
-        max_prefill_token_num=wishes.max_prefill_token_num or DEFAULT_MAX_PREFILL_TOKEN_NUM,
+        tp=request.tp,
+        session_len=request.session_len or spec.text.max_position_embeddings + extra,
+        max_batch_size=request.max_batch_size or versions.default_max_batch_size(lmdeploy.rules, gpu.product),
+        max_prefill_token_num=request.max_prefill_token_num or DEFAULT_MAX_PREFILL_TOKEN_NUM,
         notes=tuple(notes),
     )
 
@@ -181,7 +181,7 @@ def _check_tp(spec: ModelSpec, tp: int) -> None:
 
 
 def _check_turbomind(
-    spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantization | None, wishes: Wishes
+    spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantization | None, request: Request
 ) -> None:
     rules = versions.turbomind_rules(lmdeploy.rules)
     sm = gpu.compute_capability
@@ -193,11 +193,11 @@ def _check_turbomind(
                 f"on compute capability {sm / 10}",
                 f"It has {', '.join(map(str, rules.head_dims))}; try --engine pytorch",
             )
-        if wishes.quant_policy == 4 and head_dim in rules.kv_int4_not_for:
+        if request.quant_policy == 4 and head_dim in rules.kv_int4_not_for:
             raise UsageError(f"TurboMind has no int4 KV cache for head_dim {head_dim}", "Use --quant-policy 8")
-        if rules.kv_replication == "none" and group.attention.num_kv_heads % wishes.tp:
+        if rules.kv_replication == "none" and group.attention.num_kv_heads % request.tp:
             raise UsageError(
-                f"--tp {wishes.tp} does not divide the {group.attention.num_kv_heads} key-value heads, "
+                f"--tp {request.tp} does not divide the {group.attention.num_kv_heads} key-value heads, "
                 f"and LMDeploy {lmdeploy.version} does not repeat them"
             )
     if quantization is None:

@@ -6,7 +6,7 @@ import textwrap
 
 from tabulate import tabulate
 
-from planner.advise.decision import Weighed
+from planner.advise.decision import Evaluation
 from planner.api.advice import Advice
 from planner.report import decision_text as text
 from planner.report import wording
@@ -45,17 +45,17 @@ def render_limits(advice: Advice) -> str:
 def limit_rows(advice: Advice) -> list[list[str]]:
     """Cells of the table of limits."""
     rows = []
-    for weighed in advice.limits:
-        assert weighed.users is not None and weighed.context is not None
-        at = weighed.users.trial or weighed.context.trial
+    for evaluation in advice.limits:
+        assert evaluation.users is not None and evaluation.context is not None
+        at = evaluation.users.candidate or evaluation.context.candidate
         rows.append(
             [
-                text.hardware(weighed.offer, weighed.option),
-                text.short_option(weighed.option),
-                f"{weighed.users.value:,}",
-                f"{weighed.context.value:,}",
+                text.hardware(evaluation.offer, evaluation.option),
+                text.short_option(evaluation.option),
+                f"{evaluation.users.value:,}",
+                f"{evaluation.context.value:,}",
                 f"{at.settings.cache_max_entry_count:g}" if at else "",
-                "" if at else weighed.lack,
+                "" if at else evaluation.lack,
             ]
         )
     return rows
@@ -80,18 +80,18 @@ _ALIGN = ("left", "left", "right", "right", "left")
 
 
 def _rows(advice: Advice) -> list[list[str]]:
-    return [_row(weighed, advice) for weighed in text.worth_showing(advice)]
+    return [_row(evaluation, advice) for evaluation in text.worth_showing(advice)]
 
 
-def _row(weighed: Weighed, advice: Advice) -> list[str]:
-    trial = weighed.trial
-    chosen = advice.decision.chosen if advice.decision.give is None else None
+def _row(evaluation: Evaluation, advice: Advice) -> list[str]:
+    candidate = evaluation.candidate
+    chosen = advice.decision.chosen if advice.decision.relaxation is None else None
     return [
-        text.hardware(weighed.offer, weighed.option),
-        text.short_option(weighed.option),
-        f"{trial.settings.cache_max_entry_count:g}" if trial and trial.serves else "",
-        f"{trial.users:,}" if trial and trial.serves else "",
-        text.rejected(weighed, chosen),
+        text.hardware(evaluation.offer, evaluation.option),
+        text.short_option(evaluation.option),
+        f"{candidate.settings.cache_max_entry_count:g}" if candidate and candidate.serves else "",
+        f"{candidate.users:,}" if candidate and candidate.serves else "",
+        text.rejected(evaluation, chosen),
     ]
 
 

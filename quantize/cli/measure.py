@@ -16,7 +16,7 @@ from planner.cli.options import deployment_options, schema_option
 from planner.errors import CheckFailedError, ChildFailedError, UsageError
 from planner.footprint import SERVES
 from planner.hardware.gpu import find_gpu
-from planner.lmdeploy.settings import Wishes
+from planner.lmdeploy.settings import Request
 from planner.report import jsonform
 from planner.units import format_bytes, format_gib, parse_bytes
 from quantize.measure import compare_report
@@ -213,7 +213,7 @@ def _refuse_settings(names: tuple[str, ...]) -> None:
 
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
     value = _read_estimate(path)
-    settings = {key: setting for key, setting in value["settings"].items() if key in Wishes.__dataclass_fields__}
+    settings = {key: setting for key, setting in value["settings"].items() if key in Request.__dataclass_fields__}
     return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
 
 
