@@ -35,7 +35,7 @@ def _ceiling_users(search: Search, option: Option, load: Load) -> int:
     """No more than the blocks that stay with buffers for a single user."""
     alone = replace(load, num_users=1, latency_ms=None, first_token_ms=None)
     try:
-        kv = search.weigh(option, replace(search.frugal(alone), max_batch_size=1), alone).kv
+        kv = search.weigh(option, replace(search.ladder(alone).leanest, max_batch_size=1), alone).kv
     except LmplanError:
         return 0
     return kv.tokens // load.context_tokens

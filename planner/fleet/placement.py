@@ -181,8 +181,9 @@ def _cell(workload: Workload, machines: Machines) -> Cell:
     candidate = next(search.serving(workload.load), None)
     if candidate is not None:
         return Cell(workload, machines, candidate)
-    if search.nearest is not None:
-        return Cell(workload, machines, search.nearest, search.nearest.lack)
+    nearest = search.nearest(workload.load)
+    if nearest is not None:
+        return Cell(workload, machines, nearest, nearest.lack)
     return Cell(workload, machines, None, _refusal(search, workload.load))
 
 
@@ -190,13 +191,13 @@ def _refusal(search: Search, load: Load) -> str:
     """Why LMDeploy takes none of the options."""
     for option in search.options:
         try:
-            search.weigh(option, search.frugal(load), load)
+            search.weigh(option, search.ladder(load).leanest, load)
         except LmplanError as error:
             return error.message
     return "no option keeps the quality" if load.keep_quality else "nothing to choose from"
 
 
-def _preference(cell: Cell) -> tuple[int, int, int]:
+def _preference(cell: Cell) -> tuple[int, ...]:
     """Fewest GPUs, least loss of quality, then the smallest card: larger ones are left to those that need them."""
     assert cell.candidate is not None
     return (*cell.candidate.offer.preference(cell.candidate.option), cell.machines.free_bytes)
@@ -297,7 +298,8 @@ class _Floor:
         search = self._search(slot, workload)
         if next(search.serving(workload.load, smallest_ratio=True), None) is not None:
             return "the full estimate does not bear the plan out"
-        return search.nearest.lack if search.nearest else _refusal(search, workload.load)
+        nearest = search.nearest(workload.load, smallest_ratio=True)
+        return nearest.lack if nearest else _refusal(search, workload.load)
 
     def _search(self, slot: Slot, workload: Workload) -> Search:
         offer = Offer(slot.machines.gpu, max(slot.free_bytes, 1), slot.num_gpus, neighbours_bytes=slot.growth_bytes)

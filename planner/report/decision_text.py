@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from planner.advise.candidates import Offer, Option
+from planner.advise.candidates import Candidate, Offer, Option
 from planner.advise.decision import Chosen, Evaluation
+from planner.advise.nearest import KV_SHARE_PERCENT
 from planner.advise.throughput import Band, Speed
 from planner.api.advice import Advice
 from planner.request import Load
 from planner.units import format_gib
 
-WEIGHTS = {"as-is": "weights as they are", "w4a16": "4-bit weights (W4A16 AWQ)", "fp8": "fp8 weights"}
 _SHORT_WEIGHTS = {"as-is": "as is", "w4a16": "W4A16", "fp8": "fp8"}
 
 
@@ -49,9 +49,8 @@ def headline(advice: Advice) -> str:
     relaxation = decision.relaxation
     if relaxation.wish == "--keep-quality":
         return f"Does not fit as requested. Allow quantization: {what}."
-    return (
-        f"Does not fit as requested. {relaxation.wish}: {relaxation.possible} instead of {relaxation.asked}, with {what}."
-    )
+    changed = f"{relaxation.wish}: {relaxation.possible} instead of {relaxation.asked}"
+    return f"Does not fit as requested. {changed}, with {what}."
 
 
 def why(advice: Advice) -> list[str]:
@@ -60,22 +59,39 @@ def why(advice: Advice) -> list[str]:
     if chosen is None:
         return []
     load, candidate, memory = advice.load, chosen.candidate, chosen.memory
-    settings = candidate.settings
     fit = "fits" if candidate.users == 1 else "fit"
     sentences = [
         f"{_users(candidate.users)} of {load.context_tokens:,} tokens {fit} at once, of {load.num_users:,} requested: "
         f"the KV cache holds {candidate.kv.tokens:,} tokens",
-        f"cache_max_entry_count {settings.cache_max_entry_count:g} is the largest that keeps "
-        f"{format_gib(candidate.keep_free_bytes)} for what comes beside the KV cache: buffers of full batches"
-        + (", the vision tower looking at an image" if candidate.image_bytes else "")
-        + f"; {format_gib(memory.deployment.free_bytes - memory.total_bytes)} are free before the first request",
+        _ratio(candidate, memory.deployment.free_bytes - memory.total_bytes),
         _growth(chosen, load),
     ]
+    fewer = next((e for e in advice.decision.options if e.serves and e.option.tp < candidate.option.tp), None)
+    if fewer is not None:
+        sentences.append(f"{hardware(fewer.offer, fewer.option)} would serve with {option_text(fewer.option)}")
     if chosen.speed is not None:
         sentences.append(speed_text(chosen.speed, load))
     else:
         sentences.append(f"the speed is not known: {candidate.offer.gpu.name} has no rates in lmplan")
     return sentences
+
+
+def _ratio(candidate: Candidate, spare_bytes: int) -> str:
+    """Why this ratio."""
+    settings = candidate.settings
+    if candidate.shared:
+        return (
+            f"cache_max_entry_count {settings.cache_max_entry_count:g} gives the KV cache {KV_SHARE_PERCENT}% of the "
+            f"tokens that the leanest settings would; the rest is for a batch of {settings.max_batch_size}, prefill "
+            f"steps of {settings.max_prefill_token_num:,} and sessions of {settings.session_len:,} tokens; "
+            f"{format_gib(spare_bytes)} are free before the first request"
+        )
+    return (
+        f"cache_max_entry_count {settings.cache_max_entry_count:g} is the largest that keeps "
+        f"{format_gib(candidate.keep_free_bytes)} for what comes beside the KV cache: buffers of full batches"
+        + (", the vision tower looking at an image" if candidate.image_bytes else "")
+        + f"; {format_gib(spare_bytes)} are free before the first request"
+    )
 
 
 def speed_text(speed: Speed, load: Load) -> str:
@@ -112,7 +128,7 @@ def rejected(evaluation: Evaluation, chosen: Chosen | None) -> str:
 
 def option_text(option: Option) -> str:
     """``W4A16 and 8-bit KV cache``."""
-    return f"{WEIGHTS[option.weights]} and {option.quant_policy or 16}-bit KV cache"
+    return option.text
 
 
 def short_option(option: Option) -> str:
@@ -122,7 +138,7 @@ def short_option(option: Option) -> str:
 
 def hardware(offer: Offer, option: Option) -> str:
     """``one a10``, ``2 a10``."""
-    return f"{'one' if option.tp == 1 else option.tp} {offer.gpu.name}"
+    return option.hardware(offer.gpu.name)
 
 
 def gpu_names(offers: tuple[Offer, ...]) -> str:
@@ -133,19 +149,6 @@ def gpu_names(offers: tuple[Offer, ...]) -> str:
 def band_text(band: Band) -> str:
     """A value with its ends: ``33 (26 to 40)``."""
     return f"{_number(band.value)} ({_number(band.low)} to {_number(band.high)})"
-
-
-def worth_showing(advice: Advice) -> list[Evaluation]:
-    """Options for the table: those with no more GPUs than the chosen plan, else those with the most."""
-    chosen = advice.decision.chosen
-    if chosen is None:
-        most = max(w.option.tp for w in advice.decision.options)
-        rows = [w for w in advice.decision.options if w.option.tp == most]
-    else:
-        rows = [w for w in advice.decision.options if w.option.tp <= chosen.candidate.option.tp]
-    if advice.decision.load.keep_quality:
-        rows = [w for w in rows if not w.option.loss]
-    return rows
 
 
 def _growth(chosen: Chosen, load: Load) -> str:

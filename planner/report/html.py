@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from planner.advise.candidates import WEIGHTS
 from planner.data import ROOT
 from planner.files.escape import html as escape
 from planner.report import decision_text as text
@@ -154,7 +155,7 @@ def _capacity(dossier: Dossier) -> str:
         return ""
     load = dossier.advice.load
     contexts = [c for c, _ in lines[0][0].points]
-    weights = text.WEIGHTS[lines[0][0].option.weights]
+    weights = WEIGHTS[lines[0][0].option.weights]
     rows = [[f"{context:,}", *(f"{curve.points[i][1]:,}" for curve, _ in lines)] for i, context in enumerate(contexts)]
     return (
         "<section><h2>Capacity against context length</h2><figure><div class='scroll'>"

@@ -51,8 +51,8 @@ def best(search: Search, load: Load) -> Candidate | None:
     return next(search.serving(load), None)
 
 
-def rank(search: Search, candidate: Candidate | None) -> tuple[int, int]:
-    return search.offer.preference(candidate.option) if candidate else (10**6, 10**6)
+def rank(search: Search, candidate: Candidate | None) -> tuple[int, ...]:
+    return search.offer.preference(candidate.option) if candidate else (10**6,)
 
 
 @settings(deadline=None, max_examples=120)
@@ -90,7 +90,7 @@ def test_the_chosen_plan_passes_the_estimate_with_the_same_settings(
     assert plan.memory.max_sequences(context) >= num_users
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(models, gpus, lmdeploys, contexts, users)
 def test_nothing_better_in_every_respect_is_turned_down(
     model: str, gpu: str, version: str, context: int, num_users: int
@@ -109,7 +109,9 @@ def test_nothing_better_in_every_respect_is_turned_down(
             continue
         other = _respects(search, candidate, load)
         assert not all(a > b for a, b in zip(other, mine, strict=True))
-        assert not (candidate.option == chosen.option and other != mine and all(map(int.__ge__, other, mine)))
+        # Between the defaults and the leanest settings the KV cache takes a share, so with the same lengths more fits.
+        same = other == mine or (chosen.shared and other[2:5] == mine[2:5])
+        assert not (candidate.option == chosen.option and not same and all(map(int.__ge__, other, mine)))
 
 
 def _respects(search: Search, candidate: Candidate, load: Load) -> tuple[int, ...]:
@@ -191,7 +193,7 @@ def test_the_ratio_is_safe_and_the_largest_that_is(
     # At their worst, all terms together stay below what is free: the KV cache then finds its low end.
     assert others + kv.low_bytes <= search.offer.free_bytes
     # Two hundredths more would reach into what has to stay free.
-    if candidate.settings.cache_max_entry_count < 0.95:
+    if candidate.settings.cache_max_entry_count < 0.95 and not candidate.shared:
         more = candidate.settings.cache_max_entry_count + 0.02
         worst_free = search.offer.free_bytes - sum(t.high_bytes for t in memory.terms[: memory.terms.index(kv)])
         assert (
@@ -202,17 +204,18 @@ def test_the_ratio_is_safe_and_the_largest_that_is(
 def test_the_smallest_ratio_serves_and_one_less_does_not() -> None:
     search, load = search_of("internlm2_5-7b", "a100-80g", "0.18.0"), Load(8192, 16)
     option = search.options[0]
-    candidate = search.weigh(option, search.frugal(load), load, smallest_ratio=True)
+    candidate = search.first(option, load, smallest_ratio=True)
     assert candidate.serves and candidate.users >= 16
-    assert candidate.settings.cache_max_entry_count < 0.5
-    ratio = round(candidate.settings.cache_max_entry_count - 0.01, 2)
+    s = candidate.settings
+    assert s.cache_max_entry_count < 0.5
+    ratio = round(s.cache_max_entry_count - 0.01, 2)
     plan = estimate(
         "internlm2_5-7b",
         "a100-80g",
         cache_max_entry_count=ratio,
-        session_len=8192,
-        max_batch_size=16,
-        max_prefill_token_num=512,
+        session_len=s.session_len,
+        max_batch_size=s.max_batch_size,
+        max_prefill_token_num=s.max_prefill_token_num,
         context=8192,
     )
     assert plan.memory.max_sequences(8192) < 16
