@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner.engine.base import Deployment
-from planner.fleet.placement import Fleet, Machines, Shared, Slot, Sweep, Workload, sweep
+from planner.fleet.described import Fleet, Machines, Shared, Workload
+from planner.fleet.placement import Slot, Sweep, sweep
 from planner.footprint import estimate_memory
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
