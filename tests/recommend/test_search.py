@@ -181,3 +181,21 @@ def test_no_option_behind_the_answer_is_weighed(monkeypatch: pytest.MonkeyPatch)
     advice = advise("qwen3-30b-a3b", ("h100", "a100-80g", "l40s"))
     assert len(seen) == len(advice.decision.options) == 24
     assert {option.tp for _, option in seen} == {1}
+
+
+@pytest.mark.parametrize("engine", ["turbomind", "pytorch"])
+def test_the_ratio_is_a_share_of_what_the_engine_shares_out(engine: str) -> None:
+    """The PyTorch engine sets memory for logits aside first: its ratio is larger for the same bytes."""
+    source, gpu = resolve("qwen2.5-7b"), find_gpu("a100-24g")
+    offer = Offer(gpu, gpu.memory_total_bytes, 1)
+    search = Search(read_spec(source.config, source.name), offer, versions.resolve("0.18.0"), engine)
+    startup = search.size(PLAIN, Knobs(), Load(1024, 1)).startup
+    safe = startup.safe_ratio()
+    worst_free = startup.free_at_kv_bytes(End.HIGH, End.HIGH)
+    assert 0 < safe.percent < 95
+
+    def budget(percent: int) -> int:
+        return startup.with_ratio(percent / 100).kv_cache(End.HIGH).budget_bytes
+
+    assert budget(safe.percent) + safe.keep_free_bytes <= worst_free
+    assert budget(safe.percent + 2) + safe.keep_free_bytes > worst_free
