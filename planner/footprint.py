@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.engine.base import Deployment, Engine
-from planner.engine.pick import pick_engine
+from planner.engine.base import Deployment
 from planner.memory.capacity import KvCache
 from planner.memory.terms import FORMULA, Evidence, Term
 from planner.model.formats import store
 from planner.model.tensors import inventory, num_parameters, size_bytes
+from planner.start import End, Start, Startup
 from planner.units import format_bytes, format_gib
 
 SERVES = "serves"
@@ -57,9 +58,14 @@ class MemoryEstimate:
         return self.verdict == SERVES
 
     @property
+    def growth_bytes(self) -> int:
+        """What the process may grow by under full load."""
+        return _growth_bytes(self.terms)
+
+    @property
     def short_of_growth(self) -> bool:
         """Whether what the process may grow by under full load is more than what stays free."""
-        return _growth_bytes(self.terms) > self.deployment.free_bytes - self.total_bytes
+        return self.growth_bytes > self.deployment.free_bytes - self.total_bytes
 
     @property
     def low_bytes(self) -> int:
@@ -84,120 +90,116 @@ class MemoryEstimate:
 
 def estimate_memory(deployment: Deployment) -> MemoryEstimate:
     """Estimate the memory of the GPU that holds most of `deployment`."""
-    spec, free_bytes = deployment.spec, deployment.free_bytes
-    engine: Engine = pick_engine(deployment)
-    tensors = inventory(spec)
-    before = engine.before_kv()
-    staging = engine.load_staging()
-    transient = engine.transient()
-    start = _start(engine, free_bytes, before, staging, transient.size_bytes if transient else 0)
-    kv = start.kv
-    kv_term = _kv_term(engine, kv, free_bytes, (*before, transient) if transient else before)
-    terms = (*before, kv_term, *start.after)
-    verdict, reasons = _verdict(free_bytes, start)
-    others = _other_verdicts(engine, free_bytes, before, staging, transient) - {verdict}
-    warnings = _warnings(deployment, kv, start.total_bytes, terms) if verdict == SERVES else ()
-    if others and transient is not None:
-        race = f"a race while loading leaves {_span(transient)} behind: at one end this {' or '.join(sorted(others))}"
-        reasons, warnings = (reasons, (*warnings, race)) if verdict == SERVES else ((*reasons, race), warnings)
+    startup = Startup.of(deployment)
+    start = startup.at()
+    tensors = inventory(deployment.spec)
+    terms = (*startup.before, _kv_term(startup, start.kv), *start.after)
+    verdict, reasons = _verdict(startup, start)
+    warnings = _warnings(startup, start, terms) if verdict == SERVES else ()
+    race = _race(startup, verdict)
     return MemoryEstimate(
         deployment=deployment,
         num_parameters=num_parameters(tensors),
         checkpoint_bytes=size_bytes(store(tensors, deployment.settings.quantization)),
         terms=terms,
-        staging=staging,
-        transient=transient,
-        kv_cache=kv,
+        staging=startup.staging,
+        transient=startup.transient,
+        kv_cache=start.kv,
         total_bytes=start.total_bytes,
         load_peak_bytes=max(start.load_bytes, start.peak_bytes),
         free_at_kv_bytes=max(start.free_at_kv_bytes, 0),
         verdict=verdict,
-        reasons=reasons,
-        warnings=warnings,
+        reasons=reasons if verdict == SERVES else (*reasons, *race),
+        warnings=(*warnings, *race) if verdict == SERVES else warnings,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """A start: the peak of loading, the KV cache, what it holds in the end, the peak of the rest, and the length of the
-    warm-up request that never gets its turn.
-    """
-
-    load_bytes: int
-    free_at_kv_bytes: int
-    kv: KvCache
-    after: tuple[Term, ...]
-    total_bytes: int
-    peak_bytes: int
-    stalls_at_tokens: int | None
-
-
-def _start(engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: Term, transient_bytes: int) -> _Start:
-    """How it goes where loading leaves `transient_bytes` behind."""
-    held = sum(term.size_bytes for term in before)
-    free_at_kv = free_bytes - held - transient_bytes
-    kv = engine.kv_cache(max(free_at_kv, 0))
-    after = engine.after_kv(kv)
-    total = held + kv.budget_bytes + sum(term.size_bytes for term in after)
-    load = held + max(staging.size_bytes, transient_bytes)
-    peak = total + transient_bytes - engine.reused_bytes(transient_bytes)
-    return _Start(load, free_at_kv, kv, after, total, peak, engine.stalls_at_tokens(kv))
-
-
-def _other_verdicts(
-    engine: Engine, free_bytes: int, before: tuple[Term, ...], staging: Term, transient: Term | None
-) -> set[str]:
-    """The verdicts at both ends of what loading may leave behind."""
-    if transient is None:
-        return set()
-    ends = {transient.low_bytes, transient.high_bytes} - {transient.size_bytes}
-    return {_verdict(free_bytes, _start(engine, free_bytes, before, staging, end))[0] for end in ends}
+def _race(startup: Startup, verdict: str) -> tuple[str, ...]:
+    """What else may happen at the ends of what loading leaves behind."""
+    if startup.transient is None:
+        return ()
+    others = {_fate(startup, startup.at(end)) for end in (End.LOW, End.HIGH)} - {verdict}
+    if not others:
+        return ()
+    span = _span(startup.transient)
+    return (f"a race while loading leaves {span} behind: at one end this {' or '.join(sorted(others))}",)
 
 
 def _span(term: Term) -> str:
     return f"{format_bytes(term.low_bytes)} to {format_bytes(term.high_bytes)}"
 
 
-def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, ...]) -> Term:
+def _kv_term(startup: Startup, kv: KvCache) -> Term:
     """The budget as a term. It takes a share of what the others leave, so their doubt is its doubt, upside down."""
-    low_free = free_bytes - sum(term.high_bytes for term in before)
-    high_free = free_bytes - sum(term.low_bytes for term in before)
+    before = (*startup.before, startup.transient) if startup.transient else startup.before
     doubtful = next((term for term in before if term.evidence.kind == "assumed"), None)
     evidence = Evidence("assumed", f"rests on {doubtful.name}") if doubtful else FORMULA
     return Term(
         "kv_cache",
         kv.budget_bytes,
-        engine.kv_cache(max(low_free, 0)).budget_bytes,
-        engine.kv_cache(max(high_free, 0)).budget_bytes,
+        startup.kv_cache(End.HIGH).budget_bytes,
+        startup.kv_cache(End.LOW).budget_bytes,
         evidence,
         kv.formula,
         f"{kv.blocks} blocks of {kv.block_tokens} tokens",
     )
 
 
-def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
+def _fate(startup: Startup, start: Start) -> str:
+    """The verdict on one start."""
+    free_bytes = startup.deployment.free_bytes
     if start.load_bytes > free_bytes:
-        return DIES_LOADING, (
+        return DIES_LOADING
+    if start.free_at_kv_bytes <= 0 or start.kv.blocks == 0:
+        return NO_ROOM
+    if start.peak_bytes > free_bytes:
+        return DIES_STARTING
+    return SERVES if start.stalls_at_tokens is None else HANGS_STARTING
+
+
+def _verdict(startup: Startup, start: Start) -> tuple[str, tuple[str, ...]]:
+    """The verdict, and why it is not `SERVES`."""
+    free_bytes, kv = startup.deployment.free_bytes, start.kv
+    fate = _fate(startup, start)
+    if fate == DIES_LOADING:
+        return fate, (
             f"loading takes {format_gib(start.load_bytes)} and {format_gib(free_bytes)} are free: "
             f"{format_gib(start.load_bytes - free_bytes)} short",
         )
-    kv = start.kv
-    if start.free_at_kv_bytes <= 0 or kv.blocks == 0:
-        return NO_ROOM, (
+    if fate == NO_ROOM:
+        return fate, (
             f"{format_gib(max(start.free_at_kv_bytes, 0))} are left when the KV cache is sized; "
             f"{format_bytes(kv.budget_bytes)} of it hold no block of {format_bytes(kv.block_bytes)}",
         )
-    if start.peak_bytes > free_bytes:
-        return DIES_STARTING, (
+    if fate == DIES_STARTING:
+        percent = _largest_percent(startup, lambda peak, _: peak <= free_bytes)
+        helps = f"--cache-max-entry-count {percent / 100:g} leaves enough" if percent else "no ratio leaves enough"
+        return fate, (
             f"with the KV cache the process needs {format_gib(start.peak_bytes)} and {format_gib(free_bytes)} are "
-            f"free: {format_gib(start.peak_bytes - free_bytes)} short; a smaller --cache-max-entry-count leaves more",
+            f"free: {format_gib(start.peak_bytes - free_bytes)} short; {helps}",
         )
-    if start.stalls_at_tokens is not None:
-        return HANGS_STARTING, (
+    if fate == HANGS_STARTING:
+        return fate, (
             f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and "
             f"LMDeploy waits for room without end; --session-len {kv.tokens} avoids that",
         )
     return SERVES, ()
+
+
+def _largest_percent(startup: Startup, enough: Callable[[int, tuple[Term, ...]], bool]) -> int:
+    """The largest ratio, in hundredths, that serves with a peak and terms that are good enough; 0 for none.
+
+    A smaller cache leaves more but holds less: where the largest that leaves enough does not serve, none does.
+    """
+    low, high = 0, 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        start = startup.with_ratio(middle / 100).at()
+        low, high = (middle, high) if enough(start.peak_bytes, start.after) else (low, middle)
+    if not low:
+        return 0
+    smaller = startup.with_ratio(low / 100)
+    return low if _fate(smaller, smaller.at()) == SERVES else 0
 
 
 def _growth_bytes(terms: tuple[Term, ...]) -> int:
@@ -205,16 +207,18 @@ def _growth_bytes(terms: tuple[Term, ...]) -> int:
     return sum(term.high_bytes - term.size_bytes for term in terms if term.name in GROWING_TERMS)
 
 
-def _warnings(deployment: Deployment, kv: KvCache, total_bytes: int, terms: tuple[Term, ...]) -> tuple[str, ...]:
+def _warnings(startup: Startup, start: Start, terms: tuple[Term, ...]) -> tuple[str, ...]:
     warnings = []
-    growth = _growth_bytes(terms)
-    spare = deployment.free_bytes - total_bytes
+    free_bytes, kv = startup.deployment.free_bytes, start.kv
+    growth, spare = _growth_bytes(terms), free_bytes - start.total_bytes
     if growth > spare:
+        percent = _largest_percent(startup, lambda peak, after: peak + _growth_bytes(after) <= free_bytes)
+        ratio = f"--cache-max-entry-count {percent / 100:g}, or " if percent else ""
         warnings.append(
             f"under full load the process can grow by {format_gib(growth)} and {format_gib(spare)} are spare; "
-            "a smaller ratio, batch or --max-prefill-token-num leaves room"
+            f"{ratio}a smaller batch or --max-prefill-token-num leaves room"
         )
-    session_len = deployment.settings.session_len
+    session_len = startup.deployment.settings.session_len
     if kv.tokens < session_len:
         warnings.append(
             f"the KV cache holds {kv.tokens:,} tokens, fewer than one session of {session_len:,}; longer requests fail"

@@ -7,6 +7,7 @@ from typing import Final
 
 from planner.errors import UsageError
 from planner.hardware.gpu import Gpu
+from planner.model.spec import ModelSpec
 from planner.units import parse_bytes
 
 DEFAULT_CONTEXT_TOKENS: Final = 8192
@@ -26,6 +27,11 @@ class Load:
     latency_ms: float | None = None
     first_token_ms: float | None = None
     keep_quality: bool = False
+
+
+def default_images(spec: ModelSpec, context_tokens: int) -> int:
+    """Images in a session where none are asked for: one for a model that sees, as far as the session holds it."""
+    return int(spec.vision is not None and context_tokens > spec.vision.max_image_tokens)
 
 
 def find_free_bytes(free: str | int | None, gpu: Gpu) -> int:

@@ -18,7 +18,8 @@ from pathlib import Path
 from planner.advise.candidates import Offer
 from planner.advise.search import Search
 from planner.errors import LmplanError
-from planner.fleet.placement import Fleet, Machines, Workload, sweep
+from planner.fleet.described import Fleet, Machines, Workload
+from planner.fleet.placement import sweep
 from planner.hardware.gpu import catalog as gpu_catalog
 from planner.lmdeploy import versions
 from planner.model import catalog

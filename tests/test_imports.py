@@ -25,6 +25,7 @@ ROOMS = (
     ("planner.engine.turbomind",),
     ("planner.engine.pytorch",),
     ("planner.engine",),
+    ("planner.start",),
     ("planner.footprint", "planner.request"),
     ("planner.advise",),
     ("planner.evidence",),

@@ -12,7 +12,7 @@ from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import Gpu, catalog
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.memory.kv_cache import block_bytes
 from planner.memory.parallelism import Parallelism
 from planner.memory.pool import PAGE_BYTES
@@ -46,7 +46,7 @@ class Case:
     model: str
     gpu: Gpu
     version: str
-    wishes: Wishes
+    wishes: Request
 
     def plan(self, free_bytes: int | None = None) -> MemoryEstimate:
         spec = SPECS[self.model]
@@ -56,7 +56,7 @@ class Case:
 
 
 WISHES = st.builds(
-    Wishes,
+    Request,
     engine=st.sampled_from([None, "turbomind", "pytorch"]),
     weights=st.sampled_from(["as-is", "as-is", "w4a16"]),
     quant_policy=st.sampled_from([0, 4, 8]),
@@ -128,7 +128,7 @@ def test_more_free_memory_never_lowers_capacity(case: Case, free_bytes: int, mor
 @given(CASES, FREE, st.floats(0.01, 0.99), st.floats(0.01, 0.99))
 def test_a_larger_ratio_never_lowers_capacity(case: Case, free_bytes: int, one: float, other: float) -> None:
     def plan(ratio: float) -> MemoryEstimate:
-        wishes = Wishes(**{**_as_dict(case.wishes), "cache_max_entry_count": ratio})
+        wishes = Request(**{**_as_dict(case.wishes), "cache_max_entry_count": ratio})
         return _planned(Case(case.model, case.gpu, case.version, wishes), free_bytes)
 
     small, large = plan(min(one, other)), plan(max(one, other))
@@ -137,15 +137,15 @@ def test_a_larger_ratio_never_lowers_capacity(case: Case, free_bytes: int, one: 
     assert small.total_bytes <= large.total_bytes + PAGE_BYTES
 
 
-def _as_dict(wishes: Wishes) -> dict[str, object]:
-    return {name: getattr(wishes, name) for name in Wishes.__dataclass_fields__}
+def _as_dict(wishes: Request) -> dict[str, object]:
+    return {name: getattr(wishes, name) for name in Request.__dataclass_fields__}
 
 
 @ANY_SETTINGS
 @given(CASES, st.sampled_from([2, 4, 8]))
 def test_ranks_together_hold_at_least_the_whole(case: Case, tp: int) -> None:
     def plan(tp: int) -> MemoryEstimate:
-        wishes = Wishes(**{**_as_dict(case.wishes), "tp": tp})
+        wishes = Request(**{**_as_dict(case.wishes), "tp": tp})
         return _planned(Case(case.model, case.gpu, case.version, wishes))
 
     whole, rank = plan(1), plan(tp)
@@ -183,7 +183,7 @@ def test_kv_quantization_changes_capacity_and_not_the_footprint(case: Case, free
     assume(case.wishes.engine != "pytorch")
     plans = []
     for quant_policy in (0, 8, 4):
-        wishes = Wishes(**{**_as_dict(case.wishes), "quant_policy": quant_policy})
+        wishes = Request(**{**_as_dict(case.wishes), "quant_policy": quant_policy})
         plans.append(_planned(Case(case.model, case.gpu, case.version, wishes), free_bytes))
     assume(plans[0].deployment.settings.engine == "turbomind")
     plain, eight, four = plans

@@ -40,6 +40,7 @@ class Offer:
         free_bytes: what is free on each.
         max_gpus: how many may share the model.
         quality_first: they are there anyway, so quality comes before their number.
+        least_gpus: as many as the weights take as they are, where a server has more than one; fewer are a last resort.
         neighbours_bytes: what processes that started before may still grow by. The engine may find it free, and must
             leave it; or find it gone, and must serve all the same.
     """
@@ -48,11 +49,14 @@ class Offer:
     free_bytes: int
     max_gpus: int = TP[-1]
     quality_first: bool = False
+    least_gpus: int = 1
     neighbours_bytes: int = 0
 
-    def preference(self, option: Option) -> tuple[int, int]:
+    def preference(self, option: Option) -> tuple[int, int, int]:
         """Less is better."""
-        return (option.loss, option.tp) if self.quality_first else (option.tp, option.loss)
+        if self.quality_first:
+            return 0, option.loss, option.tp
+        return int(option.tp < self.least_gpus), option.tp, option.loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,15 @@ class Option:
         """Its place in the order of quality; 0 loses nothing."""
         return QUALITY_ORDER.index((self.weights, self.quant_policy))
 
+    @property
+    def text(self) -> str:
+        """``4-bit weights (W4A16 AWQ) and 8-bit KV cache``."""
+        return f"{self.weights.in_words} and {self.quant_policy or 16}-bit KV cache"
+
+    def hardware(self, gpu: str) -> str:
+        """``one a10``, ``2 a10``."""
+        return f"{'one' if self.tp == 1 else self.tp} {gpu}"
+
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
@@ -79,7 +92,7 @@ class Knobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Candidate:
     """A candidate weighed against the load.
 
     Attributes:
@@ -89,6 +102,7 @@ class Trial:
         keep_free_bytes: what has to stay free beside the KV cache: buffers at full load, activations of images.
         image_bytes: the part of it that a vision tower's activations take.
         cannot_load: whether the weights alone are too much.
+        shared: whether the KV cache leaves part of its room to settings nearer to LMDeploy's defaults.
         speed: at the load, where the load limits it.
     """
 
@@ -102,6 +116,7 @@ class Trial:
     keep_free_bytes: int
     image_bytes: int = 0
     cannot_load: bool = False
+    shared: bool = False
     speed: Speed | None = None
 
     @property
@@ -110,12 +125,38 @@ class Trial:
         return not self.lack
 
 
-def options_of(spec: ModelSpec, offer: Offer) -> tuple[Option, ...]:
-    """Every option of an offer, in order of preference."""
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """Settings that the user gave and a search keeps; None is open."""
+
+    tp: int | None = None
+    weights: WeightsChoice | None = None
+    quant_policy: int | None = None
+    cache_max_entry_count: float | None = None
+    session_len: int | None = None
+    max_batch_size: int | None = None
+    max_prefill_token_num: int | None = None
+
+
+NO_PINS: Final = Pins()
+
+
+def options_of(spec: ModelSpec, offer: Offer, pins: Pins = NO_PINS) -> tuple[Option, ...]:
+    """Every option of an offer that the pins allow, in order of preference."""
     quality = QUALITY_ORDER
     if spec.quantization is not None:
         quality = tuple(entry for entry in quality if entry[0] is WeightsChoice.AS_IS)
-    elif offer.gpu.compute_capability < MIN_FP8_CAPABILITY:
+    elif offer.gpu.compute_capability < MIN_FP8_CAPABILITY and pins.weights is None:
         quality = tuple(entry for entry in quality if entry[0] is not WeightsChoice.FP8)
-    options = [Option(tp, *entry) for tp in TP if tp <= offer.max_gpus for entry in quality]
-    return tuple(sorted(options, key=offer.preference))
+    options = (
+        Option(tp, weights, quant_policy)
+        for tp in ((pins.tp,) if pins.tp else TP)
+        for weights, quant_policy in quality
+        if tp <= offer.max_gpus and weights is (pins.weights or weights)
+    )
+    kept = (option for option in options if option.quant_policy == _or(pins.quant_policy, option.quant_policy))
+    return tuple(sorted(kept, key=offer.preference))
+
+
+def _or(pinned: int | None, otherwise: int) -> int:
+    return otherwise if pinned is None else pinned

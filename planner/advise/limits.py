@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from planner.advise.candidates import Option, Trial
+from planner.advise.candidates import Candidate, Option
 from planner.advise.search import Search
 from planner.errors import LmplanError
 from planner.request import Load
@@ -16,7 +16,7 @@ class Limit:
     """A load at its limit: `value` users or tokens, and the candidate that carries it; None where there is none."""
 
     value: int
-    trial: Trial | None
+    candidate: Candidate | None
 
 
 def most_users(search: Search, option: Option, load: Load) -> Limit:
@@ -35,20 +35,20 @@ def _ceiling_users(search: Search, option: Option, load: Load) -> int:
     """No more than the blocks that stay with buffers for a single user."""
     alone = replace(load, num_users=1, latency_ms=None, first_token_ms=None)
     try:
-        kv = search.weigh(option, replace(search.frugal(alone), max_batch_size=1), alone).kv
+        kv = search.weigh(option, replace(search.ladder(alone).leanest, max_batch_size=1), alone).kv
     except LmplanError:
         return 0
     return kv.room_for(load.context_tokens)
 
 
-def _largest(ceiling: int, weigh: Callable[[int], Trial | None]) -> Limit:
+def _largest(ceiling: int, weigh: Callable[[int], Candidate | None]) -> Limit:
     """Bisection: what serves a number serves every smaller one."""
     best, low, high = None, 0, ceiling + 1
     while high - low > 1:
         middle = (low + high) // 2
-        trial = weigh(middle)
-        if trial is not None and trial.serves:
-            best, low = trial, middle
+        candidate = weigh(middle)
+        if candidate is not None and candidate.serves:
+            best, low = candidate, middle
         else:
             high = middle
     return Limit(low, best)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.advise.candidates import TP, Offer
-from planner.advise.decision import Decider, Decision, Weighed
+from planner.advise.decision import Decider, Decision, Evaluation
+from planner.advise.least_gpus import least_gpus
+from planner.advise.relaxation import decide
 from planner.artefacts.bundle import Artefact, artefacts
 from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import served_name
@@ -18,7 +20,7 @@ from planner.lmdeploy.versions import LmdeployVersion
 from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
-from planner.request import DEFAULT_CONTEXT_TOKENS, Load, find_free_bytes
+from planner.request import DEFAULT_CONTEXT_TOKENS, Load, default_images, find_free_bytes
 
 MAX_USERS = 2**16
 """More sessions at once than any engine schedules on one host; larger numbers are slips."""
@@ -37,12 +39,12 @@ class Advice:
     lmdeploy: LmdeployVersion
     offers: tuple[Offer, ...]
     decision: Decision
-    limits: tuple[Weighed, ...] = ()
+    limits: tuple[Evaluation, ...] = ()
 
     @property
     def load(self) -> Load:
         """The load that the chosen plan serves: as asked, or with the wish that gave."""
-        return self.decision.give.load if self.decision.give else self.decision.load
+        return self.decision.relaxation.load if self.decision.relaxation else self.decision.load
 
     @property
     def model_argument(self) -> str:
@@ -58,7 +60,7 @@ class Advice:
         missing = needs_published(Deployed(chosen.memory, self.model_argument, self.load))
         return (
             *self.source.notes,
-            *chosen.trial.settings.notes,
+            *chosen.candidate.settings.notes,
             *((missing,) if missing else ()),
             *calibration.problems(),
         )
@@ -106,6 +108,7 @@ def advise(
     """
     source = resolve(model)
     spec = read_spec(source.config, source.name)
+    version = versions.resolve(lmdeploy)
     offers = tuple(_offer(gpu, sm, free, num_gpus) for gpu in gpus)
     if not offers:
         raise UsageError("no --gpu is given", "`lmplan gpus` lists the names")
@@ -116,10 +119,13 @@ def advise(
                 f"the speed of {offer.gpu.name} is not known, so no time can be promised",
                 "Name a GPU that `lmplan gpus` lists, or leave --latency-ms and --first-token-ms out",
             )
-    version = versions.resolve(lmdeploy)
+    if num_gpus is None:
+        offers = tuple(
+            replace(offer, least_gpus=least_gpus(spec, offer.gpu, version, engine, dtype)) for offer in offers
+        )
     decider = Decider(spec, offers, version, engine, dtype)
     decider.refuse_what_lmdeploy_refuses()
-    decision = decider.decide(load)
+    decision = decide(decider, load)
     return Advice(source, spec, version, offers, decision, decider.limits(load) if limits else ())
 
 
@@ -152,13 +158,11 @@ def _load(
             raise UsageError(f"{option} is {number:g}; expected a time above 0")
     if images and spec.vision is None:
         raise UsageError(f"{spec.name} takes no images", "Leave --images out")
-    default_images = 0
-    if spec.vision is not None:
-        default_images = 1 if (context or DEFAULT_CONTEXT_TOKENS) > spec.vision.max_image_tokens else 0
+    context_tokens = min(DEFAULT_CONTEXT_TOKENS, longest) if context is None else context
     return Load(
-        context_tokens=min(DEFAULT_CONTEXT_TOKENS, longest) if context is None else context,
+        context_tokens=context_tokens,
         num_users=1 if concurrency is None else concurrency,
-        num_images=default_images if images is None else images,
+        num_images=default_images(spec, context_tokens) if images is None else images,
         latency_ms=latency_ms,
         first_token_ms=first_token_ms,
         keep_quality=keep_quality,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
-from planner.advise.recommend import Recommendation, recommend
+from planner.advise.candidates import Pins
+from planner.advise.suggestion import Recommendation, suggest
+from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import api_server_command, served_name
+from planner.artefacts.quantize import first_step
 from planner.engine.base import Deployment
 from planner.errors import UsageError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
-from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide, read_weights
 from planner.model.arch import read_spec
 from planner.model.checkpoint import adopt, compare
 from planner.model.formats import store
 from planner.model.source import ModelSource, resolve
+from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory, size_bytes
-from planner.request import DEFAULT_CONTEXT_TOKENS, find_free_bytes
+from planner.request import DEFAULT_CONTEXT_TOKENS, Load, default_images, find_free_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,11 @@ def estimate(
     lmdeploy: str | None = None,
     context: int | None = None,
     engine: str | None = None,
-    weights: str = WeightsChoice.AS_IS,
+    weights: str | None = None,
     dtype: str = "auto",
-    quant_policy: int = 0,
+    quant_policy: int | None = None,
     cache_max_entry_count: float | None = None,
-    tp: int = 1,
+    tp: int | None = None,
     session_len: int | None = None,
     max_batch_size: int | None = None,
     max_prefill_token_num: int | None = None,
@@ -92,9 +95,10 @@ def estimate(
         free: bytes free before the process starts, as a number or such as ``24GiB``; the whole card by default.
         lmdeploy: version, such as ``0.5.3``; the newest known by default.
         context: tokens of a session to plan for; 8192, or the model's maximum where that is less.
-        weights: ``as-is``, ``w4a16`` or ``fp8``.
+        weights: ``as-is`` (the default), ``w4a16`` or ``fp8``.
         engine, dtype, quant_policy, cache_max_entry_count, tp, session_len, max_batch_size,
-            max_prefill_token_num: as LMDeploy calls them, with that version's defaults for that GPU.
+            max_prefill_token_num: as LMDeploy calls them, with that version's defaults for that GPU. The
+            recommendation keeps what is given and changes what is not, as long as that helps.
 
     Raises:
         UsageError, ConfigError: an argument or the config cannot be used as given.
@@ -104,29 +108,50 @@ def estimate(
     chosen = gpu if isinstance(gpu, Gpu) else find_gpu(gpu, sm)
     source = resolve(model)
     spec = read_spec(source.config, source.name)
-    wishes = Wishes(
-        engine=engine,
-        weights=weights,
-        dtype=dtype,
+    pins = Pins(
+        tp=tp,
+        weights=None if weights is None else read_weights(weights),
         quant_policy=quant_policy,
         cache_max_entry_count=cache_max_entry_count,
-        tp=tp,
         session_len=session_len,
         max_batch_size=max_batch_size,
         max_prefill_token_num=max_prefill_token_num,
     )
-    settings = decide(spec, chosen, versions.resolve(lmdeploy), wishes)
+    settings = decide(spec, chosen, versions.resolve(lmdeploy), _request(engine, dtype, pins))
     memory = estimate_memory(Deployment(spec, chosen, find_free_bytes(free, chosen), settings))
     context_tokens = _context(context, settings.session_len)
+    load = _load(spec, context_tokens)
+    recommendation = suggest(memory, engine, dtype, pins, load)
     checkpoint_bytes, notes = _checkpoint(source, memory)
     return Plan(
         source=source,
         memory=memory,
         checkpoint_bytes=checkpoint_bytes,
-        recommendation=recommend(memory, wishes, context_tokens),
+        recommendation=_with_first_step(recommendation, served_name(source), load),
         context_tokens=context_tokens,
         notes=(*source.notes, *settings.notes, *notes, *calibration.problems()),
     )
+
+
+def _request(engine: str | None, dtype: str, pins: Pins) -> Request:
+    """What was given, with LMDeploy's defaults where those do not depend on the model, the version or the GPU."""
+    given = {name: value for name, value in asdict(pins).items() if value is not None}
+    return Request(engine=engine, dtype=dtype, **given)
+
+
+def _load(spec: ModelSpec, context_tokens: int) -> Load:
+    """The load that a recommendation is made for: one user. Some versions' sessions are longer than the model's."""
+    context_tokens = min(context_tokens, spec.text.max_position_embeddings)
+    return Load(context_tokens, num_users=1, num_images=default_images(spec, context_tokens))
+
+
+def _with_first_step(recommendation: Recommendation, model: str, load: Load) -> Recommendation:
+    """What has to be made or found before the recommended command can run, named right behind the decision."""
+    if recommendation.estimate is None:
+        return recommendation
+    step = first_step(Deployed(recommendation.estimate, model, load))
+    decision, *others = recommendation.why
+    return replace(recommendation, why=(decision, step, *others)) if step else recommendation
 
 
 def _context(context: int | None, session_len: int) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from planner.artefacts.deployed import Deployed
 from planner.data import read_toml
 from planner.kinds import EngineName, WeightsChoice, assert_never
@@ -14,13 +12,12 @@ from planner.memory.kv_cache import KV_BITS
 
 def quantize_recipe(deployed: Deployed) -> str | None:
     """A recipe for `lmplan quantize`, or None where there is nothing to quantize or LMDeploy cannot do it."""
+    if not _is_made(deployed):
+        return None
+    import yaml  # which estimates do without
+
     settings, deployment = deployed.settings, deployed.memory.deployment
-    if settings.weights is not WeightsChoice.W4A16 or deployment.spec.quantization is not None:
-        return None
     architecture = deployment.spec.text.architecture
-    known = read_toml("artefacts.toml")["auto_awq"]
-    if architecture not in (*known["calibrate"], *known["data_free_only"]):
-        return None
     gpu = deployment.gpu
     place: dict[str, Any] = {"gpu": gpu.name}
     if not gpu.product:
@@ -34,7 +31,7 @@ def quantize_recipe(deployed: Deployed) -> str | None:
     }
     if deployed.remote_code:
         recipe["trust_remote_code"] = True
-    if architecture in known["data_free_only"]:
+    if architecture in read_toml("artefacts.toml")["auto_awq"]["data_free_only"]:
         recipe["calibration"] = {"data_free": True}
     recipe["deployment"] = {
         **place,
@@ -49,6 +46,25 @@ def quantize_recipe(deployed: Deployed) -> str | None:
     return str(yaml.safe_dump(recipe, sort_keys=False))
 
 
+def _is_made(deployed: Deployed) -> bool:
+    """Whether the plan serves 4-bit weights that LMDeploy makes."""
+    spec = deployed.memory.deployment.spec
+    if deployed.settings.weights is not WeightsChoice.W4A16 or spec.quantization is not None:
+        return False
+    known = read_toml("artefacts.toml")["auto_awq"]
+    return spec.text.architecture in (*known["calibrate"], *known["data_free_only"])
+
+
+def first_step(deployed: Deployed) -> str:
+    """What has to be done before the plan can be started, in one sentence; empty where nothing has."""
+    if _is_made(deployed):
+        return (
+            f"first make {deployed.served} from {deployed.model} with `lmplan quantize`; "
+            "`lmplan recommend --write` writes the recipe"
+        )
+    return needs_published(deployed)
+
+
 def needs_published(deployed: Deployed) -> str:
     """What has to be found elsewhere because LMDeploy has no tool that makes it; empty where it has."""
     spec, weights = deployed.memory.deployment.spec, deployed.settings.weights
@@ -58,7 +74,7 @@ def needs_published(deployed: Deployed) -> str:
         case WeightsChoice.AS_IS:
             return ""
         case WeightsChoice.W4A16:
-            if quantize_recipe(deployed) is not None:
+            if _is_made(deployed):
                 return ""
             architecture = spec.text.architecture
             return f"LMDeploy's auto_awq does not take {architecture}: this plan needs a published AWQ checkpoint"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from planner.api.estimate import estimate
 from planner.cli.options import deployment_options, gpu_options, schema_option
 from planner.cli.output import say
 from planner.errors import DoesNotFitError
+
+_DEFAULT = ParameterSource.DEFAULT
 
 
 @click.command("estimate")
@@ -36,7 +39,11 @@ def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any)
     lmplan estimate --model internlm2_5-7b --gpu a100-24g
     lmplan estimate --model ./my-model --gpu 24GiB --sm 89 --weights w4a16
     """
-    plan = estimate(quant_policy=int(quant_policy), **wishes)
+    given = {**wishes, "quant_policy": int(quant_policy)}
+    context = click.get_current_context()
+    # What stands at its default was not asked for: a recommendation may change it before what was.
+    left_out = (n for n in ("tp", "weights", "quant_policy") if context.get_parameter_source(n) is _DEFAULT)
+    plan = estimate(**{**given, **dict.fromkeys(left_out)})
     if form == "json":
         from planner.report import jsonform
 

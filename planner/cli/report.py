@@ -61,11 +61,11 @@ def report_command(
 
 def _report(model: str, gpu: tuple[str, ...], form: str, wishes: dict[str, Any]) -> tuple[str, int]:
     from planner.api.advice import advise
-    from planner.report import decision_text, dossier_json, dossier_markdown, html
+    from planner.report import dossier_json, dossier_markdown, html
     from planner.report.dossier import gather
 
     advice = advise(model, gpu, **wishes)
-    dossier = gather(advice, decision_text.worth_showing(advice))
+    dossier = gather(advice, list(advice.decision.options))
     render = {"html": html.render, "markdown": dossier_markdown.render, "json": dossier_json.render}[form]
     return render(dossier), 0 if advice.decision.serves else DoesNotFitError.exit_code
 

@@ -81,7 +81,7 @@ def _nine_in_ten(ratios: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class ByHand:
+class RuleOfThumb:
     """The tutorials' arithmetic: parameters x 2 bytes of weights, the ratio of the rest for KV, 1 GB for other things.
 
     4-bit weights are half a byte a parameter (a vision tower keeps its 16 bits), fp8 ones a byte.
@@ -92,7 +92,7 @@ class ByHand:
     fits: bool
 
 
-def by_hand(one: Replayed) -> ByHand:
+def rule_of_thumb(one: Replayed) -> RuleOfThumb:
     """What that arithmetic says of a run."""
     deployment = one.memory.deployment
     groups = inventory(deployment.spec)
@@ -103,14 +103,14 @@ def by_hand(one: Replayed) -> ByHand:
     weights = ((parameters - vision) * bits + vision * 16) // 8 // deployment.settings.tp
     kv = int(max(deployment.free_bytes - weights, 0) * deployment.settings.cache_max_entry_count)
     total = weights + kv + _GB
-    return ByHand(total, kv, total <= deployment.free_bytes)
+    return RuleOfThumb(total, kv, total <= deployment.free_bytes)
 
 
-def _by_hand_errors(runs: Iterable[Replayed]) -> tuple[list[float], list[float], int]:
+def _rule_of_thumb_errors(runs: Iterable[Replayed]) -> tuple[list[float], list[float], int]:
     """Misses of the total and of the KV budget, and in how many runs the verdict is wrong."""
     totals, budgets, wrong = [], [], 0
     for one in runs:
-        hand, run = by_hand(one), one.run
+        hand, run = rule_of_thumb(one), one.run
         wrong += hand.fits != (run.outcome == "serves")
         if run.used_bytes:
             totals.append(abs(hand.total_bytes / run.used_bytes - 1))
@@ -156,7 +156,7 @@ def _comparison(runs: list[Replayed]) -> list[str]:
     ]
     ours_total = [abs(one.off_ratio) for one in told if one.off_ratio is not None]
     ours_kv = [abs(one.kv_off_ratio) for one in told if one.kv_off_ratio is not None]
-    hand_total, hand_kv, hand_wrong = _by_hand_errors(told)
+    hand_total, hand_kv, hand_wrong = _rule_of_thumb_errors(told)
     ours_wrong = sum(not one.verdict_right for one in told)
 
     def row(name: str, total: list[float], kv: list[float], wrong: int) -> str:
@@ -173,7 +173,7 @@ def _comparison(runs: list[Replayed]) -> list[str]:
         "| | total: mean, worst | KV budget: mean, worst | verdicts wrong |",
         "|---|---:|---:|---:|",
         row("lmplan", ours_total, ours_kv, ours_wrong),
-        row("by hand", hand_total, hand_kv, hand_wrong),
+        row("rule of thumb", hand_total, hand_kv, hand_wrong),
     ]
 
 

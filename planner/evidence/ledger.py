@@ -20,7 +20,7 @@ from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import catalog
 from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec
 
@@ -73,8 +73,8 @@ class Run:
         try:
             spec = read_spec(self.config, self.model)
             weights = WeightsChoice.AS_IS if spec.quantization else _WEIGHTS[self.checkpoint_format]
-            wishes = {"weights": weights, **self.settings}
-            settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Wishes(**wishes))
+            asked = {"weights": weights, **self.settings}
+            settings = decide(spec, gpu, versions.resolve(self.lmdeploy), Request(**asked))
         except (LmplanError, KeyError):
             return None
         return Deployment(spec, gpu, self.free_before_bytes, settings)
@@ -168,7 +168,7 @@ def one_run(value: dict[str, Any], configs: dict[str, Any]) -> Run:
         product=value["host"]["product"],
         lmdeploy=value["host"].get("lmdeploy") or value["settings"]["lmdeploy"],
         checkpoint_format=value["checkpoint"]["format"],
-        settings={key: wish for key, wish in value["settings"].items() if key in Wishes.__dataclass_fields__},
+        settings={key: wish for key, wish in value["settings"].items() if key in Request.__dataclass_fields__},
         free_before_bytes=value["free_before_bytes"],
         outcome=value["outcome"],
         used_bytes=loaded["used_bytes"][0] if loaded else None,

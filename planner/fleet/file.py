@@ -13,7 +13,7 @@ from planner.advise.candidates import TP
 from planner.api.advice import MAX_USERS
 from planner.errors import LmplanError, UsageError
 from planner.files.yaml_file import Entry, YamlReader, compose, known, line_of
-from planner.fleet.placement import Fleet, Machines, Shared, Workload
+from planner.fleet.described import Fleet, Machines, Shared, Workload
 from planner.hardware.gpu import find_gpu
 from planner.kinds import EngineName
 from planner.lmdeploy import versions

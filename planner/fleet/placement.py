@@ -5,68 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from planner.advise.candidates import Offer, Trial
+from planner.advise.candidates import Candidate, Offer
 from planner.advise.decision import confirm
 from planner.advise.search import Search
 from planner.artefacts.launch import api_server_command, served_name
 from planner.errors import LmplanError
+from planner.fleet.described import Fleet, Machines, Shared, Workload
 from planner.footprint import MemoryEstimate
-from planner.hardware.gpu import Gpu
-from planner.lmdeploy.versions import LmdeployVersion
-from planner.model.source import ModelSource
-from planner.model.spec import ModelSpec
 from planner.request import Load
 
 _MAX_TRIES = 500
 """Starts that are tried for one GPU before its workloads are taken one by one: a second of work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One model and its load; `gpus` are the kinds that it may use, all where empty."""
-
-    name: str
-    source: ModelSource
-    spec: ModelSpec
-    load: Load
-    lmdeploy: LmdeployVersion
-    engine: str | None = None
-    gpus: tuple[str, ...] = ()
-    copies: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Machines:
-    """`count` machines alike, each with `gpus_each` GPUs of a kind; `count` is None for as many as needed."""
-
-    name: str
-    gpu: Gpu
-    free_bytes: int
-    gpus_each: int
-    count: int | None = None
-
-    @property
-    def num_gpus(self) -> int | None:
-        """All GPUs of this kind of machine."""
-        return None if self.count is None else self.count * self.gpus_each
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Workloads that share one GPU, in the order in which they are started."""
-
-    machines: str
-    start: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """A fleet as described; `share` lets models share a GPU wherever they fit beside each other."""
-
-    workloads: tuple[Workload, ...]
-    machines: tuple[Machines, ...]
-    shared: tuple[Shared, ...] = ()
-    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +24,13 @@ class Cell:
 
     workload: Workload
     machines: Machines
-    trial: Trial | None
+    candidate: Candidate | None
     lack: str = ""
 
     @property
     def serves(self) -> bool:
         """Whether that kind serves it."""
-        return self.trial is not None and self.trial.serves
+        return self.candidate is not None and self.candidate.serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +44,7 @@ class Process:
     """
 
     workload: Workload
-    trial: Trial
+    candidate: Candidate
     memory: MemoryEstimate
     free_before_bytes: int
     grown_bytes: int
@@ -178,11 +127,12 @@ def sweep(fleet: Fleet) -> Sweep:
 def _cell(workload: Workload, machines: Machines) -> Cell:
     offer = Offer(machines.gpu, machines.free_bytes, machines.gpus_each)
     search = Search(workload.spec, offer, workload.lmdeploy, workload.engine)
-    trial = next(search.serving(workload.load), None)
-    if trial is not None:
-        return Cell(workload, machines, trial)
-    if search.nearest is not None:
-        return Cell(workload, machines, search.nearest, search.nearest.lack)
+    candidate = next(search.serving(workload.load), None)
+    if candidate is not None:
+        return Cell(workload, machines, candidate)
+    nearest = search.nearest(workload.load)
+    if nearest is not None:
+        return Cell(workload, machines, nearest, nearest.lack)
     return Cell(workload, machines, None, _refusal(search, workload.load))
 
 
@@ -190,20 +140,22 @@ def _refusal(search: Search, load: Load) -> str:
     """Why LMDeploy takes none of the options."""
     for option in search.options:
         try:
-            search.weigh(option, search.frugal(load), load)
+            search.weigh(option, search.ladder(load).leanest, load)
         except LmplanError as error:
             return error.message
     return "no option keeps the quality" if load.keep_quality else "nothing to choose from"
 
 
-def _preference(cell: Cell) -> tuple[int, int, int]:
+def _preference(cell: Cell) -> tuple[int, ...]:
     """Fewest GPUs, least loss of quality, then the smallest card: larger ones are left to those that need them."""
-    assert cell.trial is not None
-    return (*cell.trial.offer.preference(cell.trial.option), cell.machines.free_bytes)
+    assert cell.candidate is not None
+    return (*cell.candidate.offer.preference(cell.candidate.option), cell.machines.free_bytes)
 
 
 def _best_lack(cells: Iterable[Cell]) -> str:
-    nearest = min((c for c in cells if c.trial), key=lambda c: c.trial.short_bytes if c.trial else 0, default=None)
+    nearest = min(
+        (c for c in cells if c.candidate), key=lambda c: c.candidate.short_bytes if c.candidate else 0, default=None
+    )
     return f"nearest on {nearest.machines.gpu.name}: {nearest.lack}" if nearest else "no kind of GPU takes it"
 
 
@@ -222,8 +174,8 @@ class _Floor:
                 if allowed and slot.num_gpus == 1 and not slot.fixed and self._start(slot, workload, smallest=True):
                     return ""
         for cell in cells:
-            assert cell.trial is not None
-            tp = cell.trial.option.tp
+            assert cell.candidate is not None
+            tp = cell.candidate.option.tp
             if not self._room(cell.machines, tp):
                 continue
             slot = Slot(cell.machines, tp)
@@ -251,7 +203,7 @@ class _Floor:
         return failed
 
     def fill_up(self) -> None:
-        """Give the last process of every GPU the largest safe ratio: nobody comes after it."""
+        """Relaxation the last process of every GPU the largest safe ratio: nobody comes after it."""
         for slot in self.slots:
             if slot.processes:
                 last = slot.processes.pop()
@@ -281,21 +233,22 @@ class _Floor:
     def _ways(self, slot: Slot, workload: Workload, *, smallest: bool) -> Iterator[Process]:
         """The ways to start a workload on a GPU, best first."""
         search = self._search(slot, workload)
-        for trial in search.serving(workload.load, smallest_ratio=smallest):
-            memory = confirm(search, trial, workload.load)
+        for candidate in search.serving(workload.load, smallest_ratio=smallest):
+            memory = confirm(search, candidate, workload.load)
             if memory is not None:
-                grown = max(memory.worst_bytes, memory.total_bytes) + trial.image_bytes
+                grown = max(memory.worst_bytes, memory.total_bytes) + candidate.image_bytes
                 free = slot.free_bytes - slot.growth_bytes
                 load = workload.load
-                speed = search.speed(trial.settings, trial.kv, load.num_users, load.context_tokens)
+                speed = search.speed(candidate.settings, candidate.kv, load.num_users, load.context_tokens)
                 rate = speed.user_tokens_per_s.value if speed else None
-                yield Process(workload, trial, memory, free, min(grown, free), rate)
+                yield Process(workload, candidate, memory, free, min(grown, free), rate)
 
     def _lack(self, slot: Slot, workload: Workload) -> str:
         search = self._search(slot, workload)
         if next(search.serving(workload.load, smallest_ratio=True), None) is not None:
             return "the full estimate does not bear the plan out"
-        return search.nearest.lack if search.nearest else _refusal(search, workload.load)
+        nearest = search.nearest(workload.load, smallest_ratio=True)
+        return nearest.lack if nearest else _refusal(search, workload.load)
 
     def _search(self, slot: Slot, workload: Workload) -> Search:
         offer = Offer(slot.machines.gpu, max(slot.free_bytes, 1), slot.num_gpus, neighbours_bytes=slot.growth_bytes)

@@ -28,6 +28,7 @@ class Gpu:
         memory_bandwidth_bytes_per_s, peak_*: peak rates, dense, 0 where the card has no such mode or
             they are not known (a bare size).
         l2_cache_bytes, num_sm: None where not known.
+        on_board: whether it is a module of a server board, which carries four or eight; False for a part of one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Gpu:
     spec_source: str = ""
     aliases: tuple[str, ...] = ()
     slice_of: str = ""
+    on_board: bool = False
 
     @property
     def has_bf16(self) -> bool:
@@ -141,6 +143,7 @@ def _card(name: str, entry: dict[str, Any]) -> Gpu:
         num_sm=entry.get("num_sm"),
         spec_source=entry["spec_source"],
         aliases=tuple(entry.get("aliases", ())),
+        on_board=entry.get("on_board", False),
     )
 
 
@@ -165,4 +168,5 @@ def _slice(name: str, data: dict[str, Any]) -> Gpu:
         num_sm=entry.get("num_sm"),
         aliases=tuple(entry.get("aliases", ())),
         slice_of=parent.name,
+        on_board=False,
     )

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from planner.errors import UsageError
 from planner.kinds import EngineName, WeightsChoice, assert_never
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Settings, Wishes
+from planner.lmdeploy.settings import Request, Settings
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import ChatSession, ModelFormat
 from planner.model.spec import QuantMethod
@@ -169,7 +169,7 @@ def value_word(value: Value) -> str:
     return str(value)
 
 
-def read_values(given: dict[str, str], lmdeploy: LmdeployVersion) -> Wishes:
+def read_values(given: dict[str, str], lmdeploy: LmdeployVersion) -> Request:
     """The settings that options of `lmdeploy serve api_server` ask for; others than the table's are passed over.
 
     Args:
@@ -189,10 +189,10 @@ def read_values(given: dict[str, str], lmdeploy: LmdeployVersion) -> Wishes:
                 values[option.name] = option.read(given[option.flag])
             except ValueError:
                 raise UsageError(f"{option.flag} is {given[option.flag]!r}; expected a number") from None
-    return Wishes(
+    return Request(
         engine=given.get(ENGINE_FLAG),
         weights=weights_of(ModelFormat(given.get(FORMAT_FLAG, ModelFormat.HF))),
-        **values,  # type: ignore[arg-type]  # each `read` makes what its field of Wishes takes
+        **values,  # type: ignore[arg-type]  # each `read` makes what its field of Request takes
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from planner.errors import UsageError, perhaps
 from planner.lmdeploy import options, versions
-from planner.lmdeploy.settings import Wishes
+from planner.lmdeploy.settings import Request
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import Takes
 
@@ -21,12 +21,12 @@ class Pasted(NamedTuple):
 
     Attributes:
         model: the folder or id that it serves.
-        wishes: its settings.
+        request: its settings.
         others: options that lmplan does not plan with, each with its words.
     """
 
     model: str
-    wishes: Wishes
+    request: Request
     others: dict[str, tuple[str, ...]]
 
 

@@ -24,7 +24,7 @@ DTYPES = {"float16": DType.F16, "bfloat16": DType.BF16}
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Request:
     """What the user asked for, in the words that were typed; None is "the default"."""
 
     engine: str | None = None
@@ -69,7 +69,7 @@ class Settings:
         return None if self.cache_max_entry_count < 1 else int(self.cache_max_entry_count)
 
 
-def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes) -> Settings:
+def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, request: Request) -> Settings:
     """Fill in the defaults and refuse what LMDeploy would refuse.
 
     Raises:
@@ -77,24 +77,24 @@ def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes)
         UnsupportedModelError: no engine of that version takes the model, the head size or the format.
     """
     notes = [lmdeploy.note] if lmdeploy.note else []
-    engine = _engine(spec, lmdeploy, wishes.engine, notes)
+    engine = _engine(spec, lmdeploy, request.engine, notes)
     limits = refusals.limits_of(engine, lmdeploy.rules)
-    ratio = refusals.ratio(limits, lmdeploy, wishes.cache_max_entry_count)
-    if wishes.quant_policy not in limits.quant_policies:
+    ratio = refusals.ratio(limits, lmdeploy, request.cache_max_entry_count)
+    if request.quant_policy not in limits.quant_policies:
         expected = ", ".join(map(str, limits.quant_policies))
-        raise UsageError(f"--quant-policy is {wishes.quant_policy}; expected one of {expected}")
-    _within("--tp", wishes.tp, 1, MAX_TP)
+        raise UsageError(f"--quant-policy is {request.quant_policy}; expected one of {expected}")
+    _within("--tp", request.tp, 1, MAX_TP)
     for option, value in (
-        ("--session-len", wishes.session_len),
-        ("--max-batch-size", wishes.max_batch_size),
-        ("--max-prefill-token-num", wishes.max_prefill_token_num),
+        ("--session-len", request.session_len),
+        ("--max-batch-size", request.max_batch_size),
+        ("--max-prefill-token-num", request.max_prefill_token_num),
     ):
         if value is not None:
             _within(option, value, 1, MAX_TOKENS)
-    weights = _weights(wishes.weights)
+    weights = read_weights(request.weights)
     quantization = choose(spec, weights)
-    refusals.check(spec, gpu, lmdeploy, engine, quantization, wishes.tp, wishes.quant_policy)
-    prefill = wishes.max_prefill_token_num or DEFAULT_MAX_PREFILL_TOKEN_NUM
+    refusals.check(spec, gpu, lmdeploy, engine, quantization, request.tp, request.quant_policy)
+    prefill = request.max_prefill_token_num or DEFAULT_MAX_PREFILL_TOKEN_NUM
     if prefill != DEFAULT_MAX_PREFILL_TOKEN_NUM:
         refusals.check_option("--max-prefill-token-num", lmdeploy)
     return Settings(
@@ -102,12 +102,12 @@ def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes)
         lmdeploy=lmdeploy,
         weights=weights,
         quantization=quantization,
-        dtype=_dtype(spec, gpu, engine, lmdeploy, quantization, wishes.dtype, notes),
-        quant_policy=wishes.quant_policy,
+        dtype=_dtype(spec, gpu, engine, lmdeploy, quantization, request.dtype, notes),
+        quant_policy=request.quant_policy,
         cache_max_entry_count=ratio,
-        tp=wishes.tp,
-        session_len=wishes.session_len or spec.text.max_position_embeddings + limits.session_len_extra,
-        max_batch_size=wishes.max_batch_size or versions.default_max_batch_size(lmdeploy.rules, gpu.product),
+        tp=request.tp,
+        session_len=request.session_len or spec.text.max_position_embeddings + limits.session_len_extra,
+        max_batch_size=request.max_batch_size or versions.default_max_batch_size(lmdeploy.rules, gpu.product),
         max_prefill_token_num=prefill,
         notes=tuple(notes),
     )
@@ -115,7 +115,7 @@ def decide(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, wishes: Wishes)
 
 def defaults(settings: Settings, spec: ModelSpec, gpu: Gpu) -> Settings:
     """What LMDeploy would do for the same engine and weights if it were told nothing else."""
-    return decide(spec, gpu, settings.lmdeploy, Wishes(engine=settings.engine, weights=settings.weights))
+    return decide(spec, gpu, settings.lmdeploy, Request(engine=settings.engine, weights=settings.weights))
 
 
 def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, notes: list[str]) -> EngineName:
@@ -159,7 +159,12 @@ def _takers(known: dict[EngineName, tuple[str, ...]]) -> str:
     return f"{first.heading} takes " + ", ".join(sorted(known[first]))
 
 
-def _weights(word: str) -> WeightsChoice:
+def read_weights(word: str) -> WeightsChoice:
+    """The form of the weights that ``--weights`` asks for.
+
+    Raises:
+        UsageError: there is no such form.
+    """
     if word not in WeightsChoice.words():
         *others, last = WeightsChoice
         raise UsageError(f"--weights is {word!r}; expected {', '.join(others)} or {last}")

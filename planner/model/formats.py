@@ -103,19 +103,21 @@ def _replace(group: TensorGroup, quantization: Quantization) -> Iterator[TensorG
             assert_never(quantization.method)
 
 
-_WEIGHTS = {"w4a16": (W4A16, (QuantMethod.AWQ, QuantMethod.GPTQ)), "fp8": (FP8, (QuantMethod.FP8,))}
-"""``--weights`` -> the format that it plans, and the methods of checkpoints that are of it already."""
-
-
 def choose(spec: ModelSpec, weights: WeightsChoice) -> Quantization | None:
     """The storage format for ``--weights``: ``as-is`` keeps the checkpoint's, ``w4a16`` is AWQ, ``fp8`` blocked fp8.
 
     Raises:
         ConfigError: another format for a checkpoint that is quantized already.
     """
-    if weights == "as-is":
-        return spec.quantization
-    quantization, methods = _WEIGHTS[weights]
+    match weights:
+        case WeightsChoice.AS_IS:
+            return spec.quantization
+        case WeightsChoice.W4A16:
+            quantization, methods = W4A16, {QuantMethod.AWQ, QuantMethod.GPTQ}
+        case WeightsChoice.FP8:
+            quantization, methods = FP8, {QuantMethod.FP8}
+        case _:
+            assert_never(weights)
     if spec.quantization is None:
         return quantization
     if spec.quantization.method in methods:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from planner.advise.decision import Chosen, Weighed
+from planner.advise.decision import Chosen, Evaluation
 from planner.advise.throughput import Speed
 from planner.api.advice import Advice
 from planner.report import decision_text as text
@@ -24,7 +24,7 @@ def render(advice: Advice) -> str:
 def to_object(advice: Advice) -> dict[str, Any]:
     """The object. Sizes are whole bytes of one GPU; rates are tokens a second, bands are low, value, high."""
     decision, spec = advice.decision, advice.spec
-    chosen, give = decision.chosen, decision.give
+    chosen, relaxation = decision.chosen, decision.relaxation
     value: dict[str, Any] = {
         "schema": SCHEMA,
         "model": {"name": spec.name, "architecture": spec.architecture, "dtype": spec.dtype.config_name},
@@ -36,30 +36,35 @@ def to_object(advice: Advice) -> dict[str, Any]:
         "load": _load(decision.load),
         "serves": decision.serves,
         "gives": None
-        if give is None
-        else {"wish": give.wish, "asked": give.asked, "possible": give.possible, "load": _load(give.load)},
+        if relaxation is None
+        else {
+            "wish": relaxation.wish,
+            "asked": relaxation.asked,
+            "possible": relaxation.possible,
+            "load": _load(relaxation.load),
+        },
         "chosen": chosen_object(advice, chosen) if chosen else None,
-        "options": [_option(weighed, advice) for weighed in decision.options],
+        "options": [_option(evaluation, advice) for evaluation in decision.options],
         "notes": list(advice.notes),
     }
     if advice.limits:
-        value["limits"] = [_limit(weighed) for weighed in advice.limits]
+        value["limits"] = [_limit(evaluation) for evaluation in advice.limits]
     return value
 
 
 def chosen_object(advice: Advice, chosen: Chosen) -> dict[str, Any]:
     """The plan taken."""
-    memory, trial = chosen.memory, chosen.trial
+    memory, candidate = chosen.memory, chosen.candidate
     return {
-        "gpu": trial.offer.gpu.name,
-        "num_gpus": trial.option.tp,
-        "settings": settings_object(trial.settings),
+        "gpu": candidate.offer.gpu.name,
+        "num_gpus": candidate.option.tp,
+        "settings": settings_object(candidate.settings),
         "total_bytes": memory.total_bytes,
         "load_peak_bytes": memory.load_peak_bytes,
         "free_bytes": memory.deployment.free_bytes,
-        "keep_free_bytes": trial.keep_free_bytes,
+        "keep_free_bytes": candidate.keep_free_bytes,
         "kv_tokens": memory.kv_cache.tokens,
-        "users": trial.users,
+        "users": candidate.users,
         "most_users": chosen.users.value,
         "longest_context_tokens": chosen.context.value,
         "growth_ends_at": chosen.binding,
@@ -91,35 +96,35 @@ def _load(load: Load) -> dict[str, Any]:
     }
 
 
-def _named(weighed: Weighed) -> dict[str, Any]:
-    option = weighed.option
+def _named(evaluation: Evaluation) -> dict[str, Any]:
+    option = evaluation.option
     return {
-        "gpu": weighed.offer.gpu.name,
+        "gpu": evaluation.offer.gpu.name,
         "num_gpus": option.tp,
         "weights": option.weights,
         "quant_policy": option.quant_policy,
     }
 
 
-def _option(weighed: Weighed, advice: Advice) -> dict[str, Any]:
-    trial = weighed.trial
-    chosen = advice.decision.chosen if advice.decision.give is None else None
+def _option(evaluation: Evaluation, advice: Advice) -> dict[str, Any]:
+    candidate = evaluation.candidate
+    chosen = advice.decision.chosen if advice.decision.relaxation is None else None
     return {
-        **_named(weighed),
-        "serves": weighed.serves,
-        "verdict": text.rejected(weighed, chosen),
-        "short_bytes": max(trial.short_bytes, 0) if trial and trial.lack else None,
-        "users": trial.users if trial and trial.serves else None,
-        "cache_max_entry_count": trial.settings.cache_max_entry_count if trial and trial.serves else None,
+        **_named(evaluation),
+        "serves": evaluation.serves,
+        "verdict": text.rejected(evaluation, chosen),
+        "short_bytes": max(candidate.short_bytes, 0) if candidate and candidate.lack else None,
+        "users": candidate.users if candidate and candidate.serves else None,
+        "cache_max_entry_count": candidate.settings.cache_max_entry_count if candidate and candidate.serves else None,
     }
 
 
-def _limit(weighed: Weighed) -> dict[str, Any]:
-    assert weighed.users is not None and weighed.context is not None
-    trial = weighed.users.trial
+def _limit(evaluation: Evaluation) -> dict[str, Any]:
+    assert evaluation.users is not None and evaluation.context is not None
+    candidate = evaluation.users.candidate
     return {
-        **_named(weighed),
-        "most_users": weighed.users.value,
-        "longest_context_tokens": weighed.context.value,
-        "cache_max_entry_count": trial.settings.cache_max_entry_count if trial else None,
+        **_named(evaluation),
+        "most_users": evaluation.users.value,
+        "longest_context_tokens": evaluation.context.value,
+        "cache_max_entry_count": candidate.settings.cache_max_entry_count if candidate else None,
     }

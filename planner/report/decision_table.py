@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from planner.advise.decision import Weighed
+from planner.advise.candidates import Candidate
 from planner.api.advice import Advice
 from planner.report import decision_text as text
 from planner.report import wording
@@ -20,7 +21,7 @@ def render(advice: Advice) -> str:
         _wrap(text.asked(advice)),
         _wrap(text.headline(advice)),
         "\n".join(_item(sentence) for sentence in text.why(advice)),
-        tabulate(_rows(advice), headers=_HEADERS, tablefmt="simple", disable_numparse=True, colalign=_ALIGN),
+        _table(advice, "simple"),
         _commands(advice),
         "\n".join(textwrap.fill(f"Note: {note}.", _WIDTH, subsequent_indent="  ") for note in advice.notes),
     ]
@@ -29,36 +30,31 @@ def render(advice: Advice) -> str:
 
 def render_limits(advice: Advice) -> str:
     """For every option the most users and the longest context; lines end in a newline."""
-    load = advice.decision.load
-    headers = [
-        "GPUs",
-        "weights, KV bits",
-        f"users at {load.context_tokens:,}",
-        f"tokens for {load.num_users:,}",
-        "ratio",
-        "limited by",
+    load, evaluations = advice.decision.load, advice.limits
+    at = [
+        next((limit.candidate for limit in (e.users, e.context) if limit and limit.candidate), None)
+        for e in evaluations
     ]
-    table = tabulate(limit_rows(advice), headers=headers, tablefmt="simple", disable_numparse=True)
-    return f"{_wrap(text.asked(advice))}\n\n{table}\n"
-
-
-def limit_rows(advice: Advice) -> list[list[str]]:
-    """Cells of the table of limits."""
+    # Batch and session are those of the limit itself.
+    prefill = "prefill" in _differing([candidate for candidate in at if candidate])
     rows = []
-    for weighed in advice.limits:
-        assert weighed.users is not None and weighed.context is not None
-        at = weighed.users.trial or weighed.context.trial
+    for evaluation, candidate in zip(evaluations, at, strict=True):
+        assert evaluation.users is not None and evaluation.context is not None
         rows.append(
             [
-                text.hardware(weighed.offer, weighed.option),
-                text.short_option(weighed.option),
-                f"{weighed.users.value:,}",
-                f"{weighed.context.value:,}",
-                f"{at.settings.cache_max_entry_count:g}" if at else "",
-                "" if at else weighed.lack,
+                text.hardware(evaluation.offer, evaluation.option),
+                text.short_option(evaluation.option),
+                f"{evaluation.users.value:,}",
+                f"{evaluation.context.value:,}",
+                f"{candidate.settings.cache_max_entry_count:g}" if candidate else "",
+                *([f"{candidate.settings.max_prefill_token_num:,}" if candidate else ""] if prefill else []),
+                "" if candidate else evaluation.lack,
             ]
         )
-    return rows
+    headers = ["GPUs", "weights, KV bits", f"users at {load.context_tokens:,}", f"tokens for {load.num_users:,}"]
+    headers += ["ratio", *(["prefill"] if prefill else []), "limited by"]
+    table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    return f"{_wrap(text.asked(advice))}\n\n{table}\n"
 
 
 def render_markdown(advice: Advice) -> str:
@@ -67,7 +63,7 @@ def render_markdown(advice: Advice) -> str:
         f"## {text.asked(advice)}",
         f"**{text.headline(advice)}**",
         "\n".join(f"- {sentence}" for sentence in text.why(advice)),
-        tabulate(_rows(advice), headers=_HEADERS, tablefmt="github", disable_numparse=True),
+        _table(advice, "github"),
         *(f"### {a.title}\n\n```\n{a.text}```" for a in advice.artefacts()),
         "\n".join(f"- Note: {note}" for note in advice.notes),
         wording.CAPACITY_NOT_FOOTPRINT,
@@ -75,24 +71,36 @@ def render_markdown(advice: Advice) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-_HEADERS = ["GPUs", "weights, KV bits", "ratio", "users", "verdict"]
-_ALIGN = ("left", "left", "right", "right", "left")
+_LENGTHS = {"session": "session_len", "batch": "max_batch_size", "prefill": "max_prefill_token_num"}
+"""Columns of settings that are the same in every row of most tables, and shown where they are not."""
 
 
-def _rows(advice: Advice) -> list[list[str]]:
-    return [_row(weighed, advice) for weighed in text.worth_showing(advice)]
+def _table(advice: Advice, form: str) -> str:
+    """Every option. What differs between the rows that serve is in a column."""
+    options, chosen = advice.decision.options, advice.decision.chosen if advice.decision.relaxation is None else None
+    lengths = _differing([e.candidate for e in options if e.candidate and e.serves])
+    rows = []
+    for evaluation in options:
+        candidate = evaluation.candidate if evaluation.serves else None
+        settings = candidate.settings if candidate else None
+        rows.append(
+            [
+                text.hardware(evaluation.offer, evaluation.option),
+                text.short_option(evaluation.option),
+                f"{settings.cache_max_entry_count:g}" if settings else "",
+                *(f"{getattr(settings, _LENGTHS[name]):,}" if settings else "" for name in lengths),
+                f"{candidate.users:,}" if candidate else "",
+                text.rejected(evaluation, chosen),
+            ]
+        )
+    headers = ["GPUs", "weights, KV bits", "ratio", *lengths, "users", "verdict"]
+    align = ("left", "left", *("right" for _ in headers[3:]), "left")
+    return tabulate(rows, headers=headers, tablefmt=form, disable_numparse=True, colalign=align)
 
 
-def _row(weighed: Weighed, advice: Advice) -> list[str]:
-    trial = weighed.trial
-    chosen = advice.decision.chosen if advice.decision.give is None else None
-    return [
-        text.hardware(weighed.offer, weighed.option),
-        text.short_option(weighed.option),
-        f"{trial.settings.cache_max_entry_count:g}" if trial and trial.serves else "",
-        f"{trial.users:,}" if trial and trial.serves else "",
-        text.rejected(weighed, chosen),
-    ]
+def _differing(candidates: Sequence[Candidate]) -> list[str]:
+    """The lengths in which candidates differ."""
+    return [name for name, key in _LENGTHS.items() if len({getattr(c.settings, key) for c in candidates}) > 1]
 
 
 def _commands(advice: Advice) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from planner.advise.candidates import Offer, Option
-from planner.advise.decision import Chosen, Weighed
+from planner.advise.candidates import Candidate, Offer, Option
+from planner.advise.decision import Chosen, Evaluation
+from planner.advise.nearest import KV_SHARE_PERCENT
 from planner.advise.throughput import Band, Speed
 from planner.api.advice import Advice
 from planner.request import Load
@@ -32,19 +33,22 @@ def headline(advice: Advice) -> str:
     if chosen is None:
         nothing = f"Nothing that LMDeploy {advice.lmdeploy.version} offers serves this on {gpu_names(advice.offers)}"
         nearest = min(
-            (w for w in decision.options if w.trial is not None and not w.serves),
-            key=lambda w: w.trial.short_bytes if w.trial else 0,
+            (w for w in decision.options if w.candidate is not None and not w.serves),
+            key=lambda w: w.candidate.short_bytes if w.candidate else 0,
             default=None,
         )
         if nearest is None:
             return f"{nothing}."
         what = f"{option_text(nearest.option)} on {hardware(nearest.offer, nearest.option)}"
         return f"{nothing}. The least is missing with {what}: {nearest.lack}."
-    what = f"{option_text(chosen.trial.option)} on {hardware(chosen.trial.offer, chosen.trial.option)}"
-    if decision.give is None:
+    what = f"{option_text(chosen.candidate.option)} on {hardware(chosen.candidate.offer, chosen.candidate.option)}"
+    if decision.relaxation is None:
         return f"Yes: {what}."
-    give = decision.give
-    return f"Not as asked. {give.wish} has to give: {give.asked} asked, {give.possible} possible, with {what}."
+    relaxation = decision.relaxation
+    if relaxation.wish == "--keep-quality":
+        return f"Does not fit as requested. Allow quantization: {what}."
+    changed = f"{relaxation.wish}: {relaxation.possible} instead of {relaxation.asked}"
+    return f"Does not fit as requested. {changed}, with {what}."
 
 
 def why(advice: Advice) -> list[str]:
@@ -52,31 +56,48 @@ def why(advice: Advice) -> list[str]:
     chosen = advice.decision.chosen
     if chosen is None:
         return []
-    load, trial, memory = advice.load, chosen.trial, chosen.memory
-    settings = trial.settings
-    fit, are = "fits" if trial.users == 1 else "fit", "is" if load.num_users == 1 else "are"
+    load, candidate, memory = advice.load, chosen.candidate, chosen.memory
+    fit = "fits" if candidate.users == 1 else "fit"
     sentences = [
-        f"{_users(trial.users)} of {load.context_tokens:,} tokens {fit} at once where {load.num_users:,} {are} wanted: "
-        f"the KV cache holds {trial.kv.tokens:,} tokens",
-        f"cache_max_entry_count {settings.cache_max_entry_count:g} is the largest that keeps "
-        f"{format_gib(trial.keep_free_bytes)} for what comes beside the KV cache: buffers of full batches"
-        + (", the vision tower looking at an image" if trial.image_bytes else "")
-        + f"; {format_gib(memory.deployment.free_bytes - memory.total_bytes)} are free before the first request",
+        f"{_users(candidate.users)} of {load.context_tokens:,} tokens {fit} at once, of {load.num_users:,} requested: "
+        f"the KV cache holds {candidate.kv.tokens:,} tokens",
+        _ratio(candidate, memory.deployment.free_bytes - memory.total_bytes),
         _growth(chosen, load),
     ]
+    fewer = next((e for e in advice.decision.options if e.serves and e.option.tp < candidate.option.tp), None)
+    if fewer is not None:
+        sentences.append(f"{hardware(fewer.offer, fewer.option)} would serve with {option_text(fewer.option)}")
     if chosen.speed is not None:
         sentences.append(speed_text(chosen.speed, load))
     else:
-        sentences.append(f"the speed is not known: {trial.offer.gpu.name} has no rates in lmplan")
+        sentences.append(f"the speed is not known: {candidate.offer.gpu.name} has no rates in lmplan")
     return sentences
+
+
+def _ratio(candidate: Candidate, spare_bytes: int) -> str:
+    """Why this ratio."""
+    settings = candidate.settings
+    if candidate.shared:
+        return (
+            f"cache_max_entry_count {settings.cache_max_entry_count:g} gives the KV cache {KV_SHARE_PERCENT}% of the "
+            f"tokens that the leanest settings would; the rest is for a batch of {settings.max_batch_size}, prefill "
+            f"steps of {settings.max_prefill_token_num:,} and sessions of {settings.session_len:,} tokens; "
+            f"{format_gib(spare_bytes)} are free before the first request"
+        )
+    return (
+        f"cache_max_entry_count {settings.cache_max_entry_count:g} is the largest that keeps "
+        f"{format_gib(candidate.keep_free_bytes)} for what comes beside the KV cache: buffers of full batches"
+        + (", the vision tower looking at an image" if candidate.image_bytes else "")
+        + f"; {format_gib(spare_bytes)} are free before the first request"
+    )
 
 
 def speed_text(speed: Speed, load: Load) -> str:
     """Speed at the load in one sentence."""
     turn = (
-        f"the matrix products turn to compute from {speed.turn_batch:,} sequences on"
+        f"the matrix products become compute-bound at {speed.turn_batch:,} sequences"
         if speed.turn_batch
-        else "the matrix products stay bound by memory at any batch"
+        else "the matrix products stay memory-bound at any batch"
     )
     return (
         f"{band_text(speed.user_tokens_per_s)} tokens/s for each of {_users(load.num_users)}, "
@@ -85,17 +106,17 @@ def speed_text(speed: Speed, load: Load) -> str:
     )
 
 
-def rejected(weighed: Weighed, chosen: Chosen | None) -> str:
+def rejected(evaluation: Evaluation, chosen: Chosen | None) -> str:
     """What an option lacked, or why it was not taken."""
-    if weighed.refused:
-        return weighed.refused
-    if weighed.lack:
-        return weighed.lack
-    if chosen is None or weighed.trial is None:
+    if evaluation.refused:
+        return evaluation.refused
+    if evaluation.lack:
+        return evaluation.lack
+    if chosen is None or evaluation.candidate is None:
         return "serves"
-    if (weighed.offer, weighed.option) == (chosen.trial.offer, chosen.trial.option):
+    if (evaluation.offer, evaluation.option) == (chosen.candidate.offer, chosen.candidate.option):
         return "chosen"
-    mine, best = weighed.option, chosen.trial.option
+    mine, best = evaluation.option, chosen.candidate.option
     if mine.tp > best.tp:
         return "serves, with more GPUs"
     if mine.loss > best.loss:
@@ -105,7 +126,7 @@ def rejected(weighed: Weighed, chosen: Chosen | None) -> str:
 
 def option_text(option: Option) -> str:
     """``W4A16 and 8-bit KV cache``."""
-    return f"{option.weights.in_words} and {option.quant_policy or 16}-bit KV cache"
+    return option.text
 
 
 def short_option(option: Option) -> str:
@@ -115,7 +136,7 @@ def short_option(option: Option) -> str:
 
 def hardware(offer: Offer, option: Option) -> str:
     """``one a10``, ``2 a10``."""
-    return f"{'one' if option.tp == 1 else option.tp} {offer.gpu.name}"
+    return option.hardware(offer.gpu.name)
 
 
 def gpu_names(offers: tuple[Offer, ...]) -> str:
@@ -128,26 +149,13 @@ def band_text(band: Band) -> str:
     return f"{_number(band.value)} ({_number(band.low)} to {_number(band.high)})"
 
 
-def worth_showing(advice: Advice) -> list[Weighed]:
-    """Options for the table: those with no more GPUs than the chosen plan, else those with the most."""
-    chosen = advice.decision.chosen
-    if chosen is None:
-        most = max(w.option.tp for w in advice.decision.options)
-        rows = [w for w in advice.decision.options if w.option.tp == most]
-    else:
-        rows = [w for w in advice.decision.options if w.option.tp <= chosen.trial.option.tp]
-    if advice.decision.load.keep_quality:
-        rows = [w for w in rows if not w.option.loss]
-    return rows
-
-
 def _growth(chosen: Chosen, load: Load) -> str:
     users, context = chosen.users, chosen.context
     parts = [f"could grow to {_users(users.value)} at {load.context_tokens:,} tokens"]
-    if users.trial and users.value > chosen.trial.users:
-        parts[0] += f" (--max-batch-size {users.trial.settings.max_batch_size})"
+    if users.candidate and users.value > chosen.candidate.users:
+        parts[0] += f" (--max-batch-size {users.candidate.settings.max_batch_size})"
     parts.append(f"or {context.value:,} tokens for {_users(load.num_users)}")
-    return f"{' '.join(parts)}; what ends it is {chosen.binding}"
+    return f"{' '.join(parts)}; limited by {chosen.binding}"
 
 
 def _users(number: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from planner import __version__
 from planner.advise.candidates import Knobs, Option
-from planner.advise.decision import Weighed
+from planner.advise.decision import Evaluation
 from planner.advise.search import Search
 from planner.api.advice import Advice
 from planner.engine.base import Deployment
@@ -38,7 +38,7 @@ _SHORTEST_CONTEXT_TOKENS = 512
 class Bar:
     """One option's memory on one GPU: bytes of each of SHARES, or what the load would take where it does not serve."""
 
-    weighed: Weighed
+    evaluation: Evaluation
     share_bytes: tuple[int, ...]
     free_bytes: int
 
@@ -93,34 +93,36 @@ class Dossier:
         return tuple(t for t in terms if t.evidence.kind == "assumed" and t.high_bytes)
 
 
-def gather(advice: Advice, shown: list[Weighed]) -> Dossier:
+def gather(advice: Advice, shown: list[Evaluation]) -> Dossier:
     """The report of a decision; `shown` are the options that get a bar."""
-    bars = [bar for weighed in shown if (bar := _bar(advice, weighed)) is not None]
+    bars = [bar for evaluation in shown if (bar := _bar(advice, evaluation)) is not None]
     return Dossier(advice, tuple(bars), _curves(advice), tuple(runs_of(advice.spec)), _provenance(advice))
 
 
-def _bar(advice: Advice, weighed: Weighed) -> Bar | None:
-    trial = weighed.trial
-    if trial is None:
+def _bar(advice: Advice, evaluation: Evaluation) -> Bar | None:
+    candidate = evaluation.candidate
+    if candidate is None:
         return None
-    memory = estimate_memory(Deployment(advice.spec, weighed.offer.gpu, weighed.offer.free_bytes, trial.settings))
+    memory = estimate_memory(
+        Deployment(advice.spec, evaluation.offer.gpu, evaluation.offer.free_bytes, candidate.settings)
+    )
     shares = [0] * len(SHARES)
     for term in memory.terms:
         shares[_SHARE_OF.get(term.name, len(SHARES) - 1)] += term.size_bytes
-    if not trial.serves:
+    if not candidate.serves:
         # The load's cache instead of what happens to be left, and all that has to stay free beside it.
-        load, kv = advice.decision.load, trial.kv
+        load, kv = advice.decision.load, candidate.kv
         shares[3] = kv.sequence_bytes(load.context_tokens) * load.num_users
-        needed_bytes = weighed.offer.free_bytes + trial.short_bytes
-        shares[4] = max(needed_bytes - sum(shares[:4]), trial.keep_free_bytes)
-    return Bar(weighed, tuple(shares), weighed.offer.free_bytes)
+        needed_bytes = evaluation.offer.free_bytes + candidate.short_bytes
+        shares[4] = max(needed_bytes - sum(shares[:4]), candidate.keep_free_bytes)
+    return Bar(evaluation, tuple(shares), evaluation.offer.free_bytes)
 
 
 def _curves(advice: Advice) -> tuple[Curve, ...]:
     chosen = advice.decision.chosen
     if chosen is None:
         return ()
-    load, mine = advice.load, chosen.trial
+    load, mine = advice.load, chosen.candidate
     search = Search(advice.spec, mine.offer, advice.lmdeploy, mine.settings.engine)
     longest = advice.spec.text.max_position_embeddings
     contexts = [1 << n for n in range(_SHORTEST_CONTEXT_TOKENS.bit_length() - 1, longest.bit_length())]
@@ -130,12 +132,12 @@ def _curves(advice: Advice) -> tuple[Curve, ...]:
     for quant_policy in (0, 8, 4):
         option = replace(mine.option, quant_policy=quant_policy)
         try:
-            trial = search.weigh(option, knobs, replace(load, latency_ms=None, first_token_ms=None))
+            candidate = search.weigh(option, knobs, replace(load, latency_ms=None, first_token_ms=None))
         except LmplanError:
             continue
-        points = tuple((c, trial.kv.room_for(c)) for c in contexts)
-        if trial.settings.cache_max_entry_count > 0.01 and points[0][1]:
-            curves.append(Curve(option, trial.settings.cache_max_entry_count, points))
+        points = tuple((c, candidate.kv.room_for(c)) for c in contexts)
+        if candidate.settings.cache_max_entry_count > 0.01 and points[0][1]:
+            curves.append(Curve(option, candidate.settings.cache_max_entry_count, points))
     return tuple(curves)
 
 

@@ -29,10 +29,10 @@ def to_object(dossier: Dossier) -> dict[str, Any]:
         "terms": [term_object(term) for term in memory.terms] if memory else [],
         "options": [
             {
-                "gpu": bar.weighed.offer.gpu.name,
-                "num_gpus": bar.weighed.option.tp,
-                "weights": bar.weighed.option.weights,
-                "quant_policy": bar.weighed.option.quant_policy,
+                "gpu": bar.evaluation.offer.gpu.name,
+                "num_gpus": bar.evaluation.option.tp,
+                "weights": bar.evaluation.option.weights,
+                "quant_policy": bar.evaluation.option.quant_policy,
                 "free_bytes": bar.free_bytes,
                 "bytes": dict(zip(SHARES, bar.share_bytes, strict=True)),
             }

@@ -95,8 +95,8 @@ def _process(process: Process) -> dict[str, Any]:
     return {
         "workload": process.workload.name,
         "model": process.workload.spec.name,
-        "settings": settings_object(process.trial.settings),
-        "users": process.trial.users,
+        "settings": settings_object(process.candidate.settings),
+        "users": process.candidate.users,
         "free_before_bytes": process.free_before_bytes,
         "total_bytes": process.memory.total_bytes,
         "grown_bytes": process.grown_bytes,

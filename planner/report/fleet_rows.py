@@ -30,15 +30,15 @@ def placed(sweep: Sweep) -> list[list[str]]:
     rows = []
     for name, slot in named_slots(sweep):
         for order, process in enumerate(slot.processes, 1):
-            trial = process.trial
+            candidate = process.candidate
             rows.append(
                 [
                     name if order == 1 else "",
                     f"{order}." if len(slot.processes) > 1 else "",
                     process.workload.name,
-                    text.short_option(trial.option),
-                    f"{trial.settings.cache_max_entry_count:g}",
-                    f"{trial.users:,} of {process.workload.load.num_users:,}",
+                    text.short_option(candidate.option),
+                    f"{candidate.settings.cache_max_entry_count:g}",
+                    f"{candidate.users:,} of {process.workload.load.num_users:,}",
                     f"{process.free_before_bytes / GIB:.1f}",
                     held(process),
                     f"{process.user_tokens_per_s:,.0f}" if process.user_tokens_per_s else "",
@@ -93,8 +93,8 @@ def matrix(sweep: Sweep) -> list[list[object]]:
 
 
 def _matrix_row(cell: Cell) -> list[object]:
-    load, trial = cell.workload.load, cell.trial if cell.serves else None
-    option = trial.option if trial else None
+    load, candidate = cell.workload.load, cell.candidate if cell.serves else None
+    option = candidate.option if candidate else None
     return [
         cell.workload.name,
         cell.workload.spec.name,
@@ -105,8 +105,8 @@ def _matrix_row(cell: Cell) -> list[object]:
         option.tp if option else None,
         option.weights if option else None,
         option.quant_policy if option else None,
-        trial.settings.cache_max_entry_count if trial else None,
-        trial.users if trial else None,
+        candidate.settings.cache_max_entry_count if candidate else None,
+        candidate.users if candidate else None,
         cell.serves,
         "serves" if cell.serves else cell.lack,
     ]
@@ -125,7 +125,7 @@ def grid(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
 def _grid_cell(cell: Cell | None) -> str:
     if cell is None:
         return "not asked"
-    if cell.trial is None or not cell.serves:
+    if cell.candidate is None or not cell.serves:
         return cell.lack
-    option = cell.trial.option
-    return f"{f'{option.tp}x ' if option.tp > 1 else ''}{text.short_option(option)}, {cell.trial.users:,} users"
+    option = cell.candidate.option
+    return f"{f'{option.tp}x ' if option.tp > 1 else ''}{text.short_option(option)}, {cell.candidate.users:,} users"

@@ -96,11 +96,11 @@ def _facts(dossier: Dossier) -> str:
         return ""
     memory, speed = chosen.memory, chosen.speed
     facts = [
-        ("GPUs", text.hardware(chosen.trial.offer, chosen.trial.option)),
+        ("GPUs", text.hardware(chosen.candidate.offer, chosen.candidate.option)),
         ("held of what is free", f"{memory.total_bytes / GIB:.2f} of {memory.deployment.free_bytes / GIB:.2f} GiB"),
-        ("users at once", f"{chosen.trial.users:,}"),
+        ("users at once", f"{chosen.candidate.users:,}"),
         ("could grow to", f"{chosen.users.value:,} users"),
-        ("ratio", f"{chosen.trial.settings.cache_max_entry_count:g}"),
+        ("ratio", f"{chosen.candidate.settings.cache_max_entry_count:g}"),
     ]
     if speed is not None:
         facts.append(("tokens/s a user", f"{speed.user_tokens_per_s.value:,.0f}"))
@@ -110,16 +110,16 @@ def _facts(dossier: Dossier) -> str:
 
 def _options(dossier: Dossier) -> str:
     advice = dossier.advice
-    chosen = advice.decision.chosen if advice.decision.give is None else None
+    chosen = advice.decision.chosen if advice.decision.relaxation is None else None
     rows = []
     for bar in dossier.bars:
-        tp, gpu = bar.weighed.option.tp, bar.weighed.offer.gpu.name
-        name = f"{f'{tp} ' if tp > 1 else ''}{gpu}: {text.short_option(bar.weighed.option)}"
-        verdict = text.rejected(bar.weighed, chosen)
+        tp, gpu = bar.evaluation.option.tp, bar.evaluation.offer.gpu.name
+        name = f"{f'{tp} ' if tp > 1 else ''}{gpu}: {text.short_option(bar.evaluation.option)}"
+        verdict = text.rejected(bar.evaluation, chosen)
         rows.append((bar, name, verdict, verdict == "chosen"))
     if not rows:
         return ""
-    free = ", ".join(dict.fromkeys(f"{b.free_bytes / GIB:.1f} on {b.weighed.offer.gpu.name}" for b in dossier.bars))
+    free = ", ".join(dict.fromkeys(f"{b.free_bytes / GIB:.1f} on {b.evaluation.offer.gpu.name}" for b in dossier.bars))
     shares = [i for i in range(len(SHARES)) if any(bar.share_bytes[i] for bar in dossier.bars)]
     cells: list[Row | list[str]] = []
     for bar, name, verdict, mark in rows:
@@ -127,7 +127,7 @@ def _options(dossier: Dossier) -> str:
             name,
             *(f"{bar.share_bytes[i] / GIB:.2f}" for i in shares),
             f"{bar.total_bytes / GIB:.2f}",
-            f"{bar.weighed.trial.users:,}" if bar.weighed.trial and bar.weighed.serves else "",
+            f"{bar.evaluation.candidate.users:,}" if bar.evaluation.candidate and bar.evaluation.serves else "",
             verdict,
         ]
         cells.append(Row("chosen", row) if mark else row)
@@ -210,9 +210,9 @@ def _assumptions(dossier: Dossier) -> str:
         f"{wording.title(t.name)} {format_gib(t.size_bytes)} ({_band(t.low_bytes, t.high_bytes)}): {t.evidence.detail}"
         for t in dossier.assumed
     ]
-    if chosen.trial.image_bytes:
+    if chosen.candidate.image_bytes:
         items.append(
-            f"one image in the vision tower takes up to {format_gib(chosen.trial.image_bytes)}: "
+            f"one image in the vision tower takes up to {format_gib(chosen.candidate.image_bytes)}: "
             "arithmetic of one layer, not measured"
         )
     if chosen.speed is not None and not chosen.speed.evidence.startswith("measured"):

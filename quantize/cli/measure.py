@@ -17,7 +17,7 @@ from planner.errors import CheckFailedError, ChildFailedError, UsageError
 from planner.footprint import SERVES
 from planner.hardware.gpu import find_gpu
 from planner.kinds import EngineName
-from planner.lmdeploy.settings import Wishes
+from planner.lmdeploy.settings import Request
 from planner.report import jsonform
 from planner.units import format_bytes, format_gib, parse_bytes
 from quantize.measure import compare_report
@@ -214,7 +214,7 @@ def _refuse_settings(names: tuple[str, ...]) -> None:
 
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
     value = _read_estimate(path)
-    settings = {key: setting for key, setting in value["settings"].items() if key in Wishes.__dataclass_fields__}
+    settings = {key: setting for key, setting in value["settings"].items() if key in Request.__dataclass_fields__}
     return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
 
 

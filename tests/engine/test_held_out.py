@@ -15,7 +15,7 @@ from planner.errors import UnsupportedModelError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.memory.linears import LinearKind
 from planner.memory.weights import AllocationKind
 from planner.model.arch import read_spec
@@ -37,7 +37,7 @@ def spec_of(model: str, method: dict[str, Any], entries: Iterable[str]) -> Model
 
 def deployed(spec: ModelSpec, engine: str | None = None, tp: int = 1) -> Deployment:
     gpu = find_gpu("h200")
-    chosen = decide(spec, gpu, versions.resolve("0.18.0"), Wishes(engine=engine, tp=tp))
+    chosen = decide(spec, gpu, versions.resolve("0.18.0"), Request(engine=engine, tp=tp))
     return Deployment(spec, gpu, gpu.memory_total_bytes, chosen)
 
 

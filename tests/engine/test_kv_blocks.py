@@ -58,7 +58,7 @@ def test_one_is_one_block() -> None:
 def test_more_than_there_is_does_not_start() -> None:
     plan = _plan("0.10.2", 1_234_567)
     assert plan.verdict == "dies while warming up"
-    assert "a smaller --cache-max-entry-count leaves more" in plan.memory.reasons[0]
+    assert "--cache-max-entry-count 0.98 leaves enough" in plan.memory.reasons[0]
     assert "cache_max_entry_count 1234567, " in render(plan)
 
 

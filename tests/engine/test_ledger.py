@@ -144,10 +144,10 @@ def test_the_shipped_bands_are_those_of_the_shipped_runs() -> None:
 
 def test_arithmetic_by_hand_hides_in_the_total_and_shows_in_the_kv_budget() -> None:
     served = [one for one in RUNS if one.run.used_bytes and one.run.kv_budget_bytes]
-    total = [abs(accuracy.by_hand(one).total_bytes / (one.run.used_bytes or 1) - 1) for one in served]
-    kv = [abs(accuracy.by_hand(one).kv_bytes / (one.run.kv_budget_bytes or 1) - 1) for one in served]
+    total = [abs(accuracy.rule_of_thumb(one).total_bytes / (one.run.used_bytes or 1) - 1) for one in served]
+    kv = [abs(accuracy.rule_of_thumb(one).kv_bytes / (one.run.kv_budget_bytes or 1) - 1) for one in served]
     assert sum(total) / len(total) < 0.05 < 0.1 < sum(kv) / len(kv)
-    assert any(accuracy.by_hand(one).fits for one in RUNS if one.run.outcome == "dies while loading")
+    assert any(accuracy.rule_of_thumb(one).fits for one in RUNS if one.run.outcome == "dies while loading")
 
 
 def test_a_band_is_the_largest_miss_rounded_up() -> None:

@@ -23,7 +23,7 @@ from planner.kinds import EngineName, WeightsChoice
 from planner.lmdeploy import options, versions
 from planner.lmdeploy.options import api_server_words, chat_words, full_config
 from planner.lmdeploy.pasted import read_api_server
-from planner.lmdeploy.settings import Settings, Wishes, decide, defaults
+from planner.lmdeploy.settings import Settings, Request, decide, defaults
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec
@@ -56,7 +56,7 @@ def _same(one: Settings, other: Settings) -> bool:
     st.sampled_from(sorted(GPUS)),
     st.sampled_from(RELEASES),
     st.builds(
-        Wishes,
+        Request,
         engine=st.sampled_from([None, *EngineName.words()]),
         weights=st.sampled_from(WeightsChoice.words()),
         dtype=st.sampled_from(["auto", "float16", "bfloat16"]),
@@ -68,7 +68,7 @@ def _same(one: Settings, other: Settings) -> bool:
         max_prefill_token_num=st.none() | st.integers(1, 2**16),
     ),
 )
-def test_what_is_printed_reads_back_as_the_same_plan(model: str, gpu: str, text: str, wishes: Wishes) -> None:
+def test_what_is_printed_reads_back_as_the_same_plan(model: str, gpu: str, text: str, wishes: Request) -> None:
     spec, lmdeploy = SPECS[model], versions.resolve(text)
     try:
         chosen = decide(spec, GPUS[gpu], lmdeploy, wishes)
@@ -82,9 +82,9 @@ def test_what_is_printed_reads_back_as_the_same_plan(model: str, gpu: str, text:
     assert (pasted.model, pasted.others) == ("./served", {})
     served = replace(spec, quantization=chosen.quantization)
     if not (chosen.engine is EngineName.PYTORCH and chosen.weights is WeightsChoice.FP8):
-        assert _same(decide(served, GPUS[gpu], lmdeploy, pasted.wishes), chosen)
+        assert _same(decide(served, GPUS[gpu], lmdeploy, pasted.request), chosen)
     else:
-        assert _same(decide(spec, GPUS[gpu], lmdeploy, pasted.wishes), chosen)  # quantized while it loads
+        assert _same(decide(spec, GPUS[gpu], lmdeploy, pasted.request), chosen)  # quantized while it loads
     for told in pairwise(chat_words(chosen, default)):
         assert not told[0].startswith("--") or versions.has_option(told[0], lmdeploy.rules, "chat")
 
@@ -118,10 +118,10 @@ def test_the_command_is_the_plan(model: str, gpu: str, wishes: dict[str, Any], t
 )
 def test_what_a_version_cannot_be_told_is_refused(lmdeploy: str, wishes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        decide(SPECS["internlm2_5-7b"], GPUS["a100-80g"], versions.resolve(lmdeploy), Wishes(**wishes))
+        decide(SPECS["internlm2_5-7b"], GPUS["a100-80g"], versions.resolve(lmdeploy), Request(**wishes))
     assert re.search(r"is there from 0\.6\.[01] on", caught.value.hint)
     unchanged = {**wishes, "max_prefill_token_num": 8192} if "dtype" not in wishes else {"dtype": "bfloat16"}
-    decide(SPECS["internlm2_5-7b"], GPUS["a100-80g"], versions.resolve(lmdeploy), Wishes(**unchanged))
+    decide(SPECS["internlm2_5-7b"], GPUS["a100-80g"], versions.resolve(lmdeploy), Request(**unchanged))
 
 
 def test_chat_leaves_out_what_it_does_not_heed() -> None:
@@ -131,7 +131,7 @@ def test_chat_leaves_out_what_it_does_not_heed() -> None:
             SPECS["internlm2_5-7b"],
             GPUS["a100-80g"],
             versions.resolve(text),
-            Wishes(session_len=2048, max_batch_size=4),
+            Request(session_len=2048, max_batch_size=4),
         )
         words = chat_words(chosen, defaults(chosen, SPECS["internlm2_5-7b"], GPUS["a100-80g"]))
         assert ("--session-len" in words) == said
@@ -181,7 +181,7 @@ COMMAND = "lmdeploy serve api_server Qwen/Qwen3-8B"
 )
 def test_a_pasted_command(text: str, lmdeploy: str, wishes: dict[str, Any], others: dict[str, Any]) -> None:
     pasted = read_api_server(text, versions.resolve(lmdeploy))
-    assert pasted == ("Qwen/Qwen3-8B", Wishes(**wishes), others)
+    assert pasted == ("Qwen/Qwen3-8B", Request(**wishes), others)
 
 
 @pytest.mark.parametrize(

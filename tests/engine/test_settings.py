@@ -9,7 +9,7 @@ import pytest
 from planner.errors import LmplanError, UnsupportedModelError, UsageError
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Settings, Wishes, decide
+from planner.lmdeploy.settings import Request, Settings, decide
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.dtypes import DType
@@ -20,7 +20,7 @@ def settings(
 ) -> Settings:
     entry = catalog.load(model)
     assert entry is not None
-    return decide(read_spec(entry.config, model), find_gpu(gpu), versions.resolve(lmdeploy), Wishes(**wishes))
+    return decide(read_spec(entry.config, model), find_gpu(gpu), versions.resolve(lmdeploy), Request(**wishes))
 
 
 def test_defaults_are_those_of_the_version_and_the_gpu() -> None:

@@ -13,7 +13,7 @@ from planner.engine.turbomind.slabs import Turbomind
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.units import GIB, MIB
@@ -204,7 +204,7 @@ def test_what_is_left_in_16_bits_is_not_packed() -> None:
         config = {**source.config, "quantization_config": {**held, "modules_to_not_convert": modules}}
         spec = read_spec(config, "held-out")
         gpu = find_gpu("h200")
-        settings = decide(spec, gpu, versions.resolve("0.18.0"), Wishes())
+        settings = decide(spec, gpu, versions.resolve("0.18.0"), Request())
         plan = estimate_memory(Deployment(spec, gpu, gpu.memory_total_bytes, settings))
         assert (plan.transient is not None) == left
 

@@ -15,7 +15,7 @@ from planner.engine.turbomind import packing, weights
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.memory.terms import Term
 from planner.model import catalog
 from planner.model.arch import read_spec
@@ -28,7 +28,7 @@ def _deployments() -> Iterator[Deployment]:
         spec = read_spec(entry.config, model)
         for version in ("0.18.0", "0.15.0"):
             for gpu in (find_gpu("a100-80g"), find_gpu("h200")):
-                for wishes in (Wishes(), Wishes(weights="w4a16", tp=2), Wishes(quant_policy=8, max_batch_size=4)):
+                for wishes in (Request(), Request(weights="w4a16", tp=2), Request(quant_policy=8, max_batch_size=4)):
                     settings = decide(spec, gpu, versions.resolve(version), wishes)
                     yield Deployment(spec, gpu, gpu.memory_total_bytes, settings)
 
@@ -50,7 +50,7 @@ def test_older_engines_replay_nothing() -> None:
     entry = catalog.load("internlm2_5-7b")
     assert entry is not None
     gpu, spec = find_gpu("a100-80g"), read_spec(entry.config, "internlm2_5-7b")
-    settings = decide(spec, gpu, versions.resolve("0.5.3"), Wishes(weights="w4a16"))
+    settings = decide(spec, gpu, versions.resolve("0.5.3"), Request(weights="w4a16"))
     packing.replay.cache_clear()
     estimate_memory(Deployment(spec, gpu, gpu.memory_total_bytes, settings))
     assert packing.replay.cache_info().misses == 0
@@ -81,7 +81,7 @@ def test_the_version_is_part_of_the_key() -> None:
     spec, gpu = read_spec(entry.config, "internvl2-26b"), find_gpu("a100-80g")
     sizes = set()
     for version in ("0.15.0", "0.16.0"):
-        settings = decide(spec, gpu, versions.resolve(version), Wishes(tp=2))
+        settings = decide(spec, gpu, versions.resolve(version), Request(tp=2))
         engine = pick_engine(Deployment(spec, gpu, gpu.memory_total_bytes, settings))
         sizes.add(next(term.size_bytes for term in engine.before_kv() if term.name == "vision_tower"))
     assert len(sizes) == 2

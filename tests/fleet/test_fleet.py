@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from planner.engine.base import Deployment
-from planner.fleet.placement import Fleet, Machines, Shared, Slot, Sweep, Workload, sweep
+from planner.fleet.described import Fleet, Machines, Shared, Workload
+from planner.fleet.placement import Slot, Sweep, sweep
 from planner.footprint import estimate_memory
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
@@ -39,7 +40,9 @@ def check(slot: Slot) -> None:
     for process in slot.processes:
         for taken in (nominal, grown):
             free = slot.machines.free_bytes - taken
-            memory = estimate_memory(Deployment(process.workload.spec, slot.machines.gpu, free, process.trial.settings))
+            memory = estimate_memory(
+                Deployment(process.workload.spec, slot.machines.gpu, free, process.candidate.settings)
+            )
             load = process.workload.load
             assert memory.fits, (process.workload.name, memory.reasons)
             assert memory.max_sequences(load.context_tokens) >= load.num_users
@@ -60,8 +63,8 @@ def test_models_on_one_gpu_start_in_order_and_read_what_is_left(plan: Plan, flee
     assert first.free_before_bytes == shared.machines.free_bytes
     assert second.free_before_bytes == shared.machines.free_bytes - first.grown_bytes
     # The first takes no more than its load, the last what is left.
-    assert first.trial.settings.cache_max_entry_count < 0.1
-    assert second.trial.settings.cache_max_entry_count > 0.9
+    assert first.candidate.settings.cache_max_entry_count < 0.1
+    assert second.candidate.settings.cache_max_entry_count > 0.9
     for slot in found.slots:
         check(slot)
 
@@ -74,7 +77,7 @@ def test_the_order_of_starting_counts() -> None:
         for order in (("one", "two"), ("two", "one"))
     }
     ratios = {
-        order: {p.workload.name: p.trial.settings.cache_max_entry_count for p in processes}
+        order: {p.workload.name: p.candidate.settings.cache_max_entry_count for p in processes}
         for order, processes in found.items()
     }
     assert [len(processes) for processes in found.values()] == [2, 2]

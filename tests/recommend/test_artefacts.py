@@ -62,7 +62,7 @@ def test_commands_use_flags_that_the_version_knows(model: str, gpu: str, wishes:
     assert [o for o in _options(chat) if not has_option(o, rules, "chat")] == []
     # Every setting that is not LMDeploy's own default is on the command line.
     assert advice.decision.chosen is not None
-    s = advice.decision.chosen.trial.settings
+    s = advice.decision.chosen.candidate.settings
     told = dict(itertools.pairwise(serve))
     assert float(told["--cache-max-entry-count"]) == s.cache_max_entry_count
     assert int(told.get("--tp", 1)) == s.tp
@@ -87,7 +87,7 @@ def test_python_is_python(model: str, gpu: str, wishes: dict[str, Any], version:
     tree = ast.parse(texts["python"])
     calls = {node.func.id: node for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
     assert advice.decision.chosen is not None
-    s = advice.decision.chosen.trial.settings
+    s = advice.decision.chosen.candidate.settings
     config = calls["TurbomindEngineConfig" if s.engine == "turbomind" else "PytorchEngineConfig"]
     given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in config.keywords}
     assert given["cache_max_entry_count"] == s.cache_max_entry_count
@@ -101,7 +101,7 @@ def test_manifests_ask_for_the_gpus_and_probe_the_server(
 ) -> None:
     advice, texts = _texts(model, gpu, wishes, version)
     assert advice.decision.chosen is not None
-    tp = advice.decision.chosen.trial.option.tp
+    tp = advice.decision.chosen.candidate.option.tp
     live = "/health" if Version(version) >= Version("0.5.0") else "/v1/models"
 
     (service,) = yaml.safe_load(texts["compose"])["services"].values()
@@ -145,7 +145,7 @@ def test_w4a16_comes_with_a_recipe_that_quantize_reads(tmp_path: Path) -> None:
     assert recipe.model == "internlm/internlm2_5-7b-chat"
     assert recipe.output == shlex.split(texts["api_server"])[3]
     assert recipe.deployment is not None and advice.decision.chosen is not None
-    assert recipe.deployment.ratio == advice.decision.chosen.trial.settings.cache_max_entry_count
+    assert recipe.deployment.ratio == advice.decision.chosen.candidate.settings.cache_max_entry_count
     assert recipe.deployment.kv_bits == 8
     _, sized = _texts("qwen3-14b", "24GiB", {"sm": 86, "concurrency": 8}, "0.18.0")
     path.write_text(sized["quantize"])
@@ -178,10 +178,10 @@ def test_what_lmdeploy_cannot_make_is_said() -> None:
     assert yaml.safe_load(texts["quantize"])["calibration"] == {"data_free": True}
     older, texts = _texts("qwen2-57b-a14b", "rtx-4090", {"num_gpus": 2, "context": 2048}, "0.18.0")
     assert older.decision.chosen is not None
-    if older.decision.chosen.trial.option.weights == "w4a16":
+    if older.decision.chosen.candidate.option.weights == "w4a16":
         assert "quantize" not in texts
         assert any("needs a published AWQ checkpoint" in note for note in older.notes)
     eight, _ = _texts("qwen3-14b", "l4", {"concurrency": 4, "context": 8192}, "0.18.0")
     assert eight.decision.chosen is not None
-    assert eight.decision.chosen.trial.option.weights == "fp8"
+    assert eight.decision.chosen.candidate.option.weights == "fp8"
     assert any("needs a published one in blocks of 128" in note for note in eight.notes)

@@ -34,7 +34,7 @@ from planner.evidence.ledger import shipped_files
 from planner.evidence.throughput_fit import Sample, entry, fit, measured_part, read_samples, usable
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
-from planner.lmdeploy.settings import Wishes, decide
+from planner.lmdeploy.settings import Request, decide
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 
@@ -48,7 +48,7 @@ def deployed(
 ) -> tuple[Deployment, Work]:
     spec = read_spec(resolve(model).config, model)
     card = find_gpu(gpu)
-    wishes = Wishes(weights=weights, quant_policy=quant_policy, tp=tp)
+    wishes = Request(weights=weights, quant_policy=quant_policy, tp=tp)
     deployment = Deployment(spec, card, card.memory_total_bytes, decide(spec, card, versions.resolve(None), wishes))
     engine = pick_engine(deployment)
     kv = engine.kv_cache(card.memory_total_bytes)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from planner.api.advice import advise
-from planner.report.decision_text import worth_showing
 from planner.report.dossier import Dossier, gather
 
 CASES: dict[str, dict[str, Any]] = {
@@ -22,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
 def make(name: str) -> Dossier:
     wishes = dict(CASES[name])
     advice = advise(wishes.pop("model"), wishes.pop("gpus"), **wishes)
-    return gather(advice, worth_showing(advice))
+    return gather(advice, list(advice.decision.options))
 
 
 @pytest.fixture(params=list(CASES))

@@ -113,8 +113,8 @@ def test_light_and_dark_follow_the_reader(serving: Dossier, tmp_path: Path) -> N
 
 def test_the_real_page_runs_no_script_and_draws(serving: Dossier, tmp_path: Path) -> None:
     page = html.render(serving)
-    trial = page.replace("</body>", "<script>document.title='ran'</script></body>")
-    (tmp_path / "page.html").write_text(trial, encoding="utf-8")
+    candidate = page.replace("</body>", "<script>document.title='ran'</script></body>")
+    (tmp_path / "page.html").write_text(candidate, encoding="utf-8")
     dom = chromium(tmp_path, "--dump-dom", (tmp_path / "page.html").as_uri())
     assert "<title>ran</title>" not in dom
     assert dom.count('class="chart"') == 2

@@ -103,13 +103,13 @@ def test_numbers_are_those_of_the_plan(serving: Dossier) -> None:
 
 def test_a_bar_of_what_falls_short_reaches_over_the_line_by_what_is_missing(dossier: Dossier) -> None:
     for bar in dossier.bars:
-        trial = bar.weighed.trial
-        assert trial is not None
-        if trial.serves:
+        candidate = bar.evaluation.candidate
+        assert candidate is not None
+        if candidate.serves:
             assert bar.total_bytes <= bar.free_bytes
-        elif "short" in trial.lack:
+        elif "short" in candidate.lack:
             assert bar.total_bytes > bar.free_bytes
-            assert bar.total_bytes >= bar.free_bytes + trial.short_bytes
+            assert bar.total_bytes >= bar.free_bytes + candidate.short_bytes
 
 
 def test_what_is_assumed_is_said(dossier: Dossier) -> None:
