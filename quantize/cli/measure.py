@@ -22,7 +22,7 @@ from planner.units import format_bytes, format_gib, parse_bytes
 from quantize.measure import compare_report
 from quantize.measure.compare import check_estimate, compare
 from quantize.measure.measurement import Measurement, read, write
-from quantize.system.installation import find_interpreter
+from quantize.system.installation import find_interpreter, lmdeploy_version
 from quantize.system.local_gpu import local_gpu
 
 _MOST_PIXELS = 16384
@@ -119,14 +119,14 @@ def measure_command(
         return _attach(url, pid, device, model, given, out)
     if model is None:
         raise UsageError("nothing to measure", "Give --model or --plan, or --url for a server that runs")
-    from quantize.measure.plan import check_version, lmdeploy_version, measure_plan, plan_here
+    from quantize.measure.plan import check_version, measure_plan, plan_here
     from quantize.measure.run import InterruptedMeasurement
 
     limit_bytes = _size(limit)
     # What keeps this machine from measuring is said before anything is started, the GPU first.
     _check_gpu(gpu, device)
     python = python or find_interpreter(os.environ)
-    installed = lmdeploy_version(python)
+    installed = lmdeploy_version(python, os.environ)
     if given.get("lmdeploy") is None:
         given["lmdeploy"] = installed
     plan = plan_here(model, given, device, limit_bytes)
@@ -279,13 +279,12 @@ def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: st
         click.echo("forgotten" if removed else "there was nothing to forget")
         return
     from quantize.measure.calibrate import calibrate
-    from quantize.measure.plan import lmdeploy_version
 
     if tp < 1:
         raise UsageError(f"--tp is {tp}; expected the number of GPUs")
     local_gpu(device)
     python = python or find_interpreter(os.environ)
-    entry = calibrate(device, engine, lmdeploy_version(python), python, _tell, tp)
+    entry = calibrate(device, engine, lmdeploy_version(python, os.environ), python, _tell, tp)
     parts = [
         f"context {format_bytes(entry['cuda_context_bytes'])}",
         f"kernel code {format_bytes(entry['kernel_code_bytes'])}",

@@ -12,7 +12,7 @@ import click
 from planner.errors import CheckFailedError, LmplanError, UsageError
 from quantize.checkpoint.inspection import inspect_folder
 from quantize.recipe.file import LoadedRecipe, load_recipe, shipped_recipes
-from quantize.recipe.model import Deployment, json_schema
+from quantize.recipe.model import Target, json_schema
 from quantize.run import report
 from quantize.run.estimate import estimate_result
 from quantize.run.manifest import read_manifest
@@ -100,7 +100,7 @@ def _is_done(loaded: LoadedRecipe) -> bool:
     return True
 
 
-def _show_serving(output: Path, deployment: Deployment) -> None:
+def _show_serving(output: Path, deployment: Target) -> None:
     """What serving the result will hold, and where there is a GPU what it holds. The result is good either way."""
     measured = measure_result(output, deployment, os.environ, lambda text: click.echo(f"  {text}", err=True))
     unmeasured = measured if isinstance(measured, LmplanError) else None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 from planner.api.estimate import Plan, estimate
 from planner.errors import EnvironmentProblem, UsageError
 from planner.model import formats
+from planner.model.fingerprint import config_sha256
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
 from planner.report.jsonform import settings_object
@@ -19,45 +17,13 @@ from planner.units import format_gib
 from quantize.checkpoint.synthetic import is_synthetic, write_checkpoint
 from quantize.measure.measurement import Measurement
 from quantize.measure.run import Case, measure
-from quantize.system.gpu_memory import SAMPLE_INTERVAL_S
 from quantize.system.local_gpu import local_gpu
+from quantize.system.sampler import GPU_INTERVAL_S
 
 _FULL_BATCH = 64
 _PREFILL_TOKENS = 8000
 _SPARE_TOKENS = 64
 """What a prompt leaves of the KV cache: a block for what is generated."""
-_ASKS_WITHIN_S = 60.0
-_VERSION_PROGRAM = "import importlib.metadata as m; print(m.version('lmdeploy'))"
-
-
-def lmdeploy_version(python: str) -> str:
-    """LMDeploy's version beside the interpreter `python`, without importing it.
-
-    Raises:
-        EnvironmentProblem: there is no such interpreter, or no LMDeploy.
-    """
-    try:
-        done = subprocess.run(
-            [python, "-c", _VERSION_PROGRAM],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_ASKS_WITHIN_S,
-            check=False,
-        )
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"cannot run {python}: {getattr(error, 'strerror', None) or error}", "--python names another interpreter"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise EnvironmentProblem(f"{python} does not answer") from None
-    words = done.stdout.split()
-    if done.returncode or not words:
-        raise EnvironmentProblem(
-            f"LMDeploy is not installed for {python}",
-            "--python names the interpreter that it is installed for, or: pip install 'lmplan[lmdeploy]'",
-        )
-    return words[-1].partition("+")[0]
 
 
 def check_version(plan: Plan, installed: str) -> None:
@@ -104,7 +70,7 @@ def measure_plan(
     time_limit_s: float = 900.0,
     python: str = "python3",
     decode_batches: tuple[int, ...] = (1, 16),
-    sample_interval_s: float = SAMPLE_INTERVAL_S,
+    sample_interval_s: float = GPU_INTERVAL_S,
     tell: Callable[[str], None] = lambda text: None,
     note: str = "",
 ) -> Measurement:
@@ -134,14 +100,13 @@ def measure_plan(
         sample_interval_s=sample_interval_s,
     )
     config = dict(plan.source.config)
-    text = json.dumps(config, sort_keys=True)
     return measure(
         case,
         {
             "name": deployment.spec.name,
             "architecture": deployment.spec.architecture,
             "config": config,
-            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "config_sha256": config_sha256(config),
         },
         {
             "format": settings.quantization.method if settings.quantization else "16-bit",

@@ -60,7 +60,7 @@ class Calibration(BaseModel):
         return self
 
 
-class Deployment(BaseModel):
+class Target(BaseModel):
     """What the result is for: the estimate at the end is made for it."""
 
     model_config = _STRICT
@@ -109,7 +109,7 @@ class Recipe(BaseModel):
     keep_statistics: bool = Field(False, description="Keep inputs_stats.pth and outputs_stats.pth in the result.")
     silence_s: int = Field(3600, ge=1, le=604800, description="Give up after so many seconds without a line.")
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
-    deployment: Deployment | None = None
+    deployment: Target | None = None
     check: Check = Field(default_factory=lambda: Check.model_validate({}))
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from planner import __version__
 from planner.errors import CheckFailedError, EnvironmentProblem
+from planner.model.fingerprint import config_sha256
 from quantize.checkpoint.draw import draw
 from quantize.checkpoint.inspection import STATISTICS, Inspection, inspect_or_explain
 from quantize.checkpoint.synthetic import MARK
@@ -20,13 +21,11 @@ from quantize.lite.command import Folders, build_arguments, build_environment
 from quantize.lite.dataset import write_dataset
 from quantize.lite.events import Event, Phase, parse_line
 from quantize.lite.failures import explain
-from quantize.run.manifest import NAME, SCHEMA_VERSION, Manifest, Memory, ModelFacts, config_sha256
+from quantize.lite.process import RunResult, run
+from quantize.run.manifest import NAME, SCHEMA_VERSION, Manifest, Memory, ModelFacts
 from quantize.run.prepare import ReadyJob, has_own_rows, own_rows
 from quantize.run.progress import Display, Tracker
 from quantize.run.staging import Staging, open_staging
-from quantize.system.machine import gpu_reader
-from quantize.system.runner import RunResult, run
-from quantize.system.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
     Raises:
         EnvironmentProblem: another run is at work for the output, the disk is full, or the weights cannot be had.
         ChildFailedError: LMDeploy failed or fell silent; the log is kept.
-        InterruptedRunError: the user ended it.
+        EndedBySignal: the user ended it.
         CheckFailedError: the result did not pass; the staging folder is kept for a look.
     """
     with open_staging(job.output) as staging:
@@ -76,7 +75,7 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
             words, child_environment, model = _lay_out(job, environment, staging)
             clock = _Clock()
             result = _run(job, words, child_environment, staging, clock, display)
-            if result.exit_status:
+            if result.exit_code:
                 raise explain(result, str(staging.log))
             inspection = _check(job, staging)
         except BaseException:
@@ -176,7 +175,6 @@ def _run(
             folder=staging.work,
             environment=environment,
             log=staging.log,
-            sampler=Sampler(gpu_reader(environment)),
             silence_s=job.recipe.silence_s,
             on_line=on_line,
             keep_fds=(staging.lock_fd,),
@@ -238,9 +236,9 @@ def _manifest(
         seconds=round(result.seconds, 2),
         phase_seconds=clock.phases(),
         predicted_seconds=round(needs.seconds, 2),
-        gpu=Memory(needs.gpu_bytes or None, result.peak.gpu_bytes),
+        gpu=Memory(needs.gpu_bytes or None, result.gpu_peak_bytes),
         gpu_allocated_bytes=clock.gpu_bytes,
-        host=Memory(needs.host_bytes, result.peak.host_bytes),
+        host=Memory(needs.host_bytes, result.host_peak_bytes),
         checkpoint=Memory(job.expected.file_bytes, inspection.file_bytes),
         num_tensors=inspection.num_tensors,
         notes=job.notes,

@@ -25,8 +25,10 @@ from planner.model.arch import read_spec
 from planner.model.dtypes import DType
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
+from quantize.checkpoint import synthetic
 from quantize.checkpoint.synthetic import write_checkpoint
 
+synthetic._POOL_VALUES = 1009  # drawing a million values takes seconds
 BEHAVIOUR = json.loads(os.environ.get("FAKE_LMDEPLOY", "{}"))
 OPTIONS = (
     "--revision --download-dir --work-dir --calib-dataset --calib-samples --calib-seqlen --batch-size --search-scale "

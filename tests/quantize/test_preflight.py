@@ -18,7 +18,8 @@ from quantize.recipe.model import Recipe
 from quantize.run import preflight, preflight_machine
 from quantize.run.findings import Severity
 from quantize.system.installation import Installation
-from quantize.system.machine import GpuState, Machine
+from quantize.system.machine import Machine
+from quantize.system.nvml import GpuState
 
 GOOD = {"torch": "2.11.0", "transformers": "5.17.0", "datasets": "4.8.5", "accelerate": "1.15.0", "torchvision": "0.26"}
 
