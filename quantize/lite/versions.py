@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from planner.data import read_toml
 from planner.errors import EnvironmentProblem
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from planner.lmdeploy.versions import band
 from quantize.data import ROOT as DATA
 
 
@@ -59,12 +52,9 @@ class LiteVersion:
         return [info.name for info in self.datasets]
 
 
-@cache
 def read_data() -> dict[str, Any]:
-    """The parsed `data/lite.toml`."""
-    with (DATA / "lite.toml").open("rb") as file:
-        data: dict[str, Any] = tomllib.load(file)
-    return data
+    """The parsed `quantize/data/lite.toml`."""
+    return read_toml("lite.toml", DATA)
 
 
 def newest_version() -> str:
@@ -93,7 +83,7 @@ def lite_version(text: str) -> LiteVersion:
     # A pre-release behaves like the release that it leads to, as far as anyone can say.
     looked_up = min(Version(version.base_version), newest)
     arguments, behaviour, datasets, architectures, companions = (
-        _band(data, subject, looked_up)
+        band(data[subject], looked_up)
         for subject in ("arguments", "behaviour", "datasets", "architectures", "companions")
     )
     return LiteVersion(
@@ -131,10 +121,3 @@ def companions_of(architecture: str) -> tuple[tuple[str, str], ...]:
         if entry["architecture"] == architecture:
             pairs += entry["needs"].items()
     return tuple(pairs)
-
-
-def _band(data: dict[str, Any], subject: str, version: Version) -> dict[str, Any]:
-    found = [band for band in data[subject] if SpecifierSet(band["versions"]).contains(version, prereleases=True)]
-    assert len(found) == 1, (subject, str(version), len(found))
-    band: dict[str, Any] = found[0]
-    return band
