@@ -50,7 +50,7 @@ def draw(model: str, folder: Path, *, fill: Fill, weights: str = "as-is", seed: 
     spec = read_spec(config, model)
     quantization = formats.choose(spec, weights)
     groups = formats.store(inventory(spec), quantization)
-    if quantization is not None and quantization.method == "awq":
+    if quantization is not None and spec.quantization is None:
         config = quantized_config(config, quantization)
     try:
         return write_checkpoint(folder, config, groups, fill=fill, seed=seed)

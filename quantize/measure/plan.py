@@ -151,11 +151,6 @@ def _empty_checkpoint(plan: Plan, folder: Path) -> Path:
     groups = formats.store(inventory(spec), quantization)
     config = plan.source.config
     if quantization is not None and spec.quantization is None:
-        if quantization.method != "awq":
-            raise UsageError(
-                f"--dry-weights cannot make {quantization.method} weights for a 16-bit model",
-                "Name a model whose config.json says that it is quantized so",
-            )
         config = quantized_config(config, quantization)
     try:
         write_checkpoint(folder, config, groups, fill="sparse")

@@ -174,7 +174,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
         words = {"ge": "at least", "le": "at most", "gt": "more than", "lt": "less than"}
         return next(f"{words[name]} {bound}" for name, bound in context.items() if name in words)
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return str(context["expected"])
     named = {
         "float_type": "a number",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -29,6 +30,12 @@ def expanded(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
+
+
+class MethodName(str, Enum):
+    """The ways of quantizing that `lmplan quantize` runs."""
+
+    AWQ = "awq"
 
 
 class Calibration(BaseModel):
@@ -98,7 +105,7 @@ class Recipe(BaseModel):
     draw: bool = Field(False, description="Draw the weights at random instead of loading them (tests, measuring).")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Of what is drawn.")
     output: Text = Field(description="Folder of the result; it must not exist or be empty.")
-    method: Literal["awq"] = "awq"
+    method: Annotated[MethodName, Field(strict=False)] = MethodName.AWQ
     bits: int = Field(4, ge=1, le=16, description="Bits of a weight; LMDeploy packs 4.")
     group_size: int = Field(128, ge=1, le=2**14, description="Inputs that share a scale.")
     symmetric: bool = Field(False, description="Without zero points; LMDeploy fails with it.")

@@ -11,7 +11,8 @@ from tabulate import tabulate
 from planner.api.estimate import Plan
 from planner.errors import LmplanError
 from planner.units import format_bytes, format_gib
-from quantize.checkpoint.inspection import Inspection
+from quantize.lite.inspection import Inspection
+from quantize.lite.methods import METHODS
 from quantize.recipe.model import Recipe, Target
 from quantize.run.manifest import Manifest
 from quantize.run.prepare import Job
@@ -29,7 +30,7 @@ def preflight_text(job: Job, name: str) -> str:
         ("recipe", name),
         ("model", _model(job)),
         ("output", str(job.output)),
-        ("format", f"AWQ, {recipe.bits} bits, groups of {recipe.group_size}"),
+        ("format", METHODS[recipe.method].describe(recipe)),
         ("calibration", _calibration(recipe, job.batch_size)),
     ]
     if job.installed is not None:

@@ -15,12 +15,13 @@ from planner import __version__
 from planner.errors import CheckFailedError, EnvironmentProblem
 from planner.model.fingerprint import config_sha256
 from quantize.checkpoint.draw import draw
-from quantize.checkpoint.inspection import STATISTICS, Inspection, inspect_or_explain
 from quantize.checkpoint.synthetic import MARK
 from quantize.lite.command import Folders, build_arguments, build_environment
 from quantize.lite.dataset import write_dataset
 from quantize.lite.events import Event, Phase, parse_line
 from quantize.lite.failures import explain
+from quantize.lite.inspection import STATISTICS, Inspection, inspect_or_explain
+from quantize.lite.methods import METHODS
 from quantize.lite.process import RunResult, run
 from quantize.run.manifest import NAME, SCHEMA_VERSION, Manifest, Memory, ModelFacts
 from quantize.run.prepare import ReadyJob, has_own_rows, own_rows
@@ -110,7 +111,8 @@ def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) ->
         tokens = recipe.calibration.samples * recipe.calibration.seqlen
         write_dataset(staging.work, own_rows(recipe, tokens), job.lite.wikitext_splits)
     folders = Folders(model, staging.work, staging.caches, staging.result)
-    words = build_arguments(recipe, job.lite, folders, dataset=job.dataset, batch_size=job.batch_size)
+    method = METHODS[recipe.method]
+    words = build_arguments(method, recipe, job.lite, folders, dataset=job.dataset, batch_size=job.batch_size)
     child_environment = build_environment(
         environment,
         recipe,
@@ -150,19 +152,12 @@ def _run(
     clock: _Clock,
     display: Display,
 ) -> RunResult:
-    num_layers = job.spec.text.num_layers
-    calibrates = not job.recipe.calibration.data_free
-    steps = {
-        Phase.LOADING: 1,
-        Phase.CALIBRATION: num_layers if calibrates else 0,
-        Phase.SMOOTHING: num_layers if calibrates else 0,
-        Phase.PACKING: job.expected.num_linears,
-        Phase.SAVING: 1,
-    }
+    method = METHODS[job.recipe.method]
+    steps = method.steps(job.recipe, job.spec, job.expected)
     tracker = Tracker(steps, job.needs.phase_seconds)
 
     def on_line(line: str) -> None:
-        event = parse_line(line)
+        event = parse_line(line, method.event)
         if event is not None:
             clock.see(event)
             tracker.see(event)
@@ -191,8 +186,8 @@ def _check(job: ReadyJob, staging: Staging) -> Inspection:
     _make_readable(staging.result)
     inspection = inspect_or_explain(staging.result, job.expected.groups)
     problems = list(inspection.problems)
-    if inspection.quantization is not None and inspection.quantization.group_size != job.recipe.group_size:
-        problems.append(f"group_size is {inspection.quantization.group_size}, not {job.recipe.group_size}")
+    if inspection.quantization is not None:
+        problems += METHODS[job.recipe.method].result_problems(job.recipe, inspection.quantization)
     if inspection.passed:
         difference = abs(inspection.file_bytes - job.expected.file_bytes)
         if difference > job.recipe.check.bytes_tolerance * job.expected.file_bytes:

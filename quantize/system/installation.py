@@ -45,7 +45,7 @@ class Installation:
         command: the words that start it; arguments follow. Empty where none is installed and one is only assumed.
         version: of LMDeploy.
         packages: name -> version of what it runs with, as far as it could be read.
-        options: the ``--options`` that its auto_awq lists.
+        options: the ``--options`` that the command asked about lists in its --help.
     """
 
     command: tuple[str, ...]
@@ -54,8 +54,12 @@ class Installation:
     options: frozenset[str]
 
 
-def find_installation(environment: Mapping[str, str]) -> Installation:
+def find_installation(environment: Mapping[str, str], command_name: str) -> Installation:
     """The LMDeploy to run: ``LMPLAN_LMDEPLOY``, the one beside this Python, the one on PATH, or this Python's module.
+
+    Args:
+        environment: the user's.
+        command_name: the command of `lmdeploy lite` whose options are asked for.
 
     Raises:
         EnvironmentProblem: there is none, or it does not answer.
@@ -64,11 +68,11 @@ def find_installation(environment: Mapping[str, str]) -> Installation:
     command = _find_command(environment)
     packages = _packages(command, environment)
     version = packages.get("lmdeploy") or _asked_version(command, environment)
-    help_ = _ask((*command, "lite", "auto_awq", "--help"), environment)
+    help_ = _ask((*command, "lite", command_name, "--help"), environment)
     options = frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_.text))
     if "--work-dir" not in options:
         raise ChildFailedError(
-            f"`{' '.join(command)} lite auto_awq --help` lists no --work-dir: {help_.last_line}",
+            f"`{' '.join(command)} lite {command_name} --help` lists no --work-dir: {help_.last_line}",
             "Run it yourself to see what is wrong with this LMDeploy",
         )
     return Installation(command, version, packages, options)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from quantize.checkpoint.draw import draw, drawn_config
-from quantize.checkpoint.inspection import inspect_folder
+from quantize.lite.inspection import inspect_folder
 
 pytestmark = [
     pytest.mark.lmdeploy,

@@ -34,7 +34,7 @@ def test_nothing_of_the_users_folder_is_imported(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}{os.pathsep}")  # an empty entry means that folder
     script = tmp_path / "bin" / "lmdeploy"
     script.write_text(f"#!{sys.executable}\n" + (Path(__file__).with_name("fake_lmdeploy.py")).read_text())
-    assert find_installation(os.environ).options
+    assert find_installation(os.environ, "auto_awq").options
     assert not (tmp_path / "ran").exists()
 
 

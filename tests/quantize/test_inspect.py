@@ -13,8 +13,8 @@ from planner.model.arch import read_spec
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
 from quantize.checkpoint.draw import drawn_config
-from quantize.checkpoint.inspection import inspect_folder
 from quantize.checkpoint.synthetic import write_checkpoint
+from quantize.lite.inspection import inspect_folder
 from quantize.run.manifest import read_manifest
 
 
