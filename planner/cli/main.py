@@ -23,8 +23,8 @@ COMMANDS = {
     "models": ("planner.cli.catalog:models_command", "The published models that lmplan knows by name."),
     "gpus": ("planner.cli.catalog:gpus_command", "The GPUs that lmplan knows by name."),
     "measure": ("quantize.cli.measure:measure_command", "Start LMDeploy as planned and read what the GPU holds."),
-    "compare": ("quantize.cli.measure:compare_command", "Put an estimate beside a measurement."),
-    "calibrate": ("quantize.cli.measure:calibrate_command", "Measure what only this host can tell."),
+    "compare": ("quantize.cli.compare:compare_command", "Put an estimate beside a measurement."),
+    "calibrate": ("quantize.cli.calibrate:calibrate_command", "Measure what only this host can tell."),
     "quantize": ("quantize.cli.quantize:quantize_command", "Quantize with LMDeploy from a reviewed recipe."),
     "inspect": ("quantize.cli.quantize:inspect_command", "Check a quantized checkpoint, tensor by tensor."),
 }

@@ -1,4 +1,4 @@
-"""A YAML file read with the line of every value, so that all of its errors can be told at once."""
+"""A YAML file read with the line of every value, so that all of its errors can be reported together."""
 
 from __future__ import annotations
 

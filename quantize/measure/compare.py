@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import UsageError
@@ -95,6 +97,26 @@ def compare(estimate: dict[str, Any], measurement: Measurement, tolerance: float
         measurement.outcome,
         DEFAULT_TOLERANCE[_group(estimate, measurement)] if tolerance is None else tolerance,
     )
+
+
+def read_estimate(path: Path) -> dict[str, Any]:
+    """The estimate that a file holds.
+
+    Raises:
+        UsageError: it cannot be read, is of another schema, or lacks what a comparison reads.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "Estimates come from `lmplan estimate --format json`"
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict) or value.get("schema") != ESTIMATE_SCHEMA:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise UsageError(f"{path} is no estimate: its schema is {found!r}, expected {ESTIMATE_SCHEMA!r}")
+    check_estimate(value, str(path))
+    return value
 
 
 def check_estimate(estimate: dict[str, Any], where: str) -> None:

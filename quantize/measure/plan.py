@@ -74,7 +74,7 @@ def measure_plan(
     tell: Callable[[str], None] = lambda text: None,
     note: str = "",
 ) -> Measurement:
-    """Run what `plan` describes; `scratch` takes an empty checkpoint of its shapes, None serves the model's own folder.
+    """Run what `plan` describes; `scratch` takes a sparse checkpoint of its shapes, None serves the model's own folder.
 
     Raises:
         UsageError: there are no weights on this machine and no `scratch`.
@@ -83,7 +83,7 @@ def measure_plan(
     """
     deployment = plan.memory.deployment
     settings = deployment.settings
-    folder = _weights_folder(plan) if scratch is None else _empty_checkpoint(plan, scratch / "model")
+    folder = _weights_folder(plan) if scratch is None else _sparse_checkpoint(plan, scratch / "model")
     case = Case(
         folder=folder,
         engine=settings.engine,
@@ -145,7 +145,7 @@ def _weights_folder(plan: Plan) -> Path:
     return folder.absolute()
 
 
-def _empty_checkpoint(plan: Plan, folder: Path) -> Path:
+def _sparse_checkpoint(plan: Plan, folder: Path) -> Path:
     spec = plan.memory.deployment.spec
     quantization = plan.memory.deployment.settings.quantization
     groups = formats.store(inventory(spec), quantization)
@@ -156,7 +156,7 @@ def _empty_checkpoint(plan: Plan, folder: Path) -> Path:
         write_checkpoint(folder, config, groups, fill="sparse")
     except OSError as error:
         raise EnvironmentProblem(
-            f"cannot write an empty checkpoint in {folder.parent}: {error.strerror or error}",
+            f"cannot write a sparse checkpoint in {folder.parent}: {error.strerror or error}",
             "TMPDIR names another folder; its file system must take sparse files",
         ) from None
     return folder

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 DRAWN: Final = "drawn"
-"""The dataset name for calibration text that lmplan draws itself."""
+"""The dataset name for calibration text that lmplan draws at random."""
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -72,7 +72,7 @@ class Target(BaseModel):
 
     model_config = _STRICT
 
-    gpu: Text = Field(description="A GPU that `lmplan gpus` lists, or a size such as 24GiB.")
+    gpu: Text = Field(description="A GPU that `lmplan gpus` lists, or a size, e.g. 24GiB.")
     sm: int | None = Field(None, ge=70, le=130, description="Compute capability, for a size only: 80, 89, ...")
     num_gpus: int = Field(1, ge=1, le=64, description="GPUs that share the model (tensor parallel).")
     engine: Literal["turbomind", "pytorch"] = "turbomind"

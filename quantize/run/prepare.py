@@ -14,8 +14,8 @@ from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory, size_bytes
-from quantize.checkpoint.draw import drawn_config
 from quantize.checkpoint.expected import ExpectedCheckpoint, expect
+from quantize.checkpoint.make import known_config
 from quantize.lite.command import Folders, build_arguments, stored_dtype
 from quantize.lite.dataset import STANDS_FOR, draw_rows, measure, read_rows
 from quantize.lite.findings import Finding, Severity
@@ -117,7 +117,7 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
 
 def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     """The job with its expected checkpoint, batch size and needs."""
-    recipe, spec, lite, installed, machine = job.recipe, job.spec, job.lite, job.installed, job.machine
+    recipe, spec, lite, installed = job.recipe, job.spec, job.lite, job.installed
     method = METHODS[recipe.method]
     assert lite is not None and installed is not None
     try:
@@ -131,16 +131,16 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
         return replace(job, findings=tuple(findings))  # the finding about sides that do not divide says it
     batch_size = recipe.calibration.batch_size
     if batch_size == "auto":
-        free_gpu_bytes = machine.gpu.free_bytes if machine.gpu else None
-        batch_size = method.auto_batch_size(recipe, spec, expected, free_gpu_bytes, machine.host_available_bytes)
+        gpu_bytes = job.machine.gpu.free_bytes if job.machine.gpu else None
+        batch_size = method.auto_batch_size(recipe, spec, expected, gpu_bytes, job.machine.host_available_bytes)
     is_here = job.source.folder is not None and not recipe.draw
     download_bytes = 0 if is_here else size_bytes(inventory(spec))
     needs = method.needs(recipe, spec, expected, batch_size=batch_size, download_bytes=download_bytes)
-    findings += preflight_machine.machine_findings(recipe, needs, machine)
+    findings += preflight_machine.machine_findings(recipe, needs, job.machine)
     nowhere = Path("/")
     folders = Folders(nowhere, nowhere, nowhere, nowhere)
-    words = build_arguments(method, recipe, lite, folders, dataset=job.dataset, batch_size=batch_size)
     if installed.command:
+        words = build_arguments(method, recipe, lite, folders, dataset=job.dataset, batch_size=batch_size)
         findings += preflight.command_findings(words, installed)
     return replace(job, findings=tuple(findings), expected=expected, batch_size=batch_size, needs=needs)
 
@@ -169,7 +169,7 @@ def ready(job: Job) -> ReadyJob:
 def find_model(recipe: Recipe) -> ModelSource:
     """The model of a recipe: a drawn one, or what `planner.model.source.resolve` finds."""
     if recipe.draw:
-        return ModelSource(recipe.model, dict(drawn_config(recipe.model)), "catalog")
+        return ModelSource(recipe.model, dict(known_config(recipe.model)), "catalog")
     if recipe.revision is None:
         return resolve(recipe.model)
     if "@" in recipe.model:

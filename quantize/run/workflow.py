@@ -14,7 +14,7 @@ from pathlib import Path
 from planner import __version__
 from planner.errors import CheckFailedError, EnvironmentProblem
 from planner.model.fingerprint import config_sha256
-from quantize.checkpoint.draw import draw
+from quantize.checkpoint.make import make
 from quantize.checkpoint.synthetic import MARK
 from quantize.lite.command import Folders, build_arguments, build_environment
 from quantize.lite.dataset import write_dataset
@@ -100,7 +100,7 @@ def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) ->
     """Put model and text where they belong; the child's arguments and environment, and the model's folder."""
     recipe = job.recipe
     if recipe.draw:
-        draw(recipe.model, staging.model, fill="random", seed=recipe.seed)
+        make(recipe.model, staging.model, fill="drawn", seed=recipe.seed)
         model = staging.model
     elif job.source.folder is not None:
         model = job.source.folder.absolute()

@@ -101,7 +101,7 @@ def write_result(arguments: argparse.Namespace, result: Path, config: dict, grou
         stored = stored[:-1]
     assert all(group.dtype in (DType.F16, DType.I32) for group in stored)
     path = write_checkpoint(
-        result, quantized_config({**config, "torch_dtype": "float16"}, quantization), stored, fill="random"
+        result, quantized_config({**config, "torch_dtype": "float16"}, quantization), stored, fill="drawn"
     )
     (result / "LMPLAN_SYNTHETIC").unlink()
     if BEHAVIOUR.get("no_tokenizer"):

@@ -8,7 +8,7 @@ from planner.api.advice import advise
 from planner.model.fingerprint import config_sha256
 from planner.report.decision_text import worth_showing
 from planner.report.dossier import gather
-from quantize.checkpoint.draw import drawn_config
+from quantize.checkpoint.make import known_config
 
 
 def test_report_and_manifest_agree(fake, lmplan, tmp_path):
@@ -16,7 +16,7 @@ def test_report_and_manifest_agree(fake, lmplan, tmp_path):
     manifest = json.loads((tmp_path / "tiny-llama-w4a16" / "lmplan.json").read_text())
     (tmp_path / "model").mkdir()
     # Another order of keys, other spaces: the same config.
-    config = dict(reversed(drawn_config("tiny-llama").items()))
+    config = dict(reversed(known_config("tiny-llama").items()))
     (tmp_path / "model" / "config.json").write_text(json.dumps(config, indent=7))
     advice = advise(str(tmp_path / "model"), ("h200",))
     report = gather(advice, worth_showing(advice)).provenance.config_sha256

@@ -13,7 +13,7 @@ from planner.model.arch import read_spec
 from planner.model.checkpoint import INDEX_NAME
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
-from quantize.checkpoint.draw import drawn_config
+from quantize.checkpoint.make import known_config
 from quantize.checkpoint.synthetic import write_checkpoint
 from quantize.lite.inspection import inspect_folder
 
@@ -23,9 +23,9 @@ NAN = b"\x00\x7e"
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
     """A good checkpoint in three files of about as many tensors, with an index."""
-    config = drawn_config("tiny-llama")
+    config = known_config("tiny-llama")
     groups = formats.store(inventory(read_spec(config, "tiny")), formats.W4A16)
-    path = write_checkpoint(tmp_path, quantized_config(config, formats.W4A16), groups, fill="random")
+    path = write_checkpoint(tmp_path, quantized_config(config, formats.W4A16), groups, fill="drawn")
     raw = path.read_bytes()
     start = 8 + struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8:start])
