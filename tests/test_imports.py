@@ -15,7 +15,15 @@ import quantize
 
 ROOTS = {package.__name__: Path(package.__file__).parent for package in (planner, quantize)}
 ROOMS = (
-    ("planner", "planner.errors", "planner.units", "planner.kinds", "planner.releases", "planner.data"),
+    (
+        "planner",
+        "planner.errors",
+        "planner.units",
+        "planner.clock",
+        "planner.kinds",
+        "planner.releases",
+        "planner.data",
+    ),
     ("planner.files",),
     ("planner.model",),
     ("planner.memory",),

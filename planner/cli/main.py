@@ -23,10 +23,10 @@ COMMANDS = {
     "models": ("planner.cli.catalog:models_command", "The published models that lmplan knows by name."),
     "gpus": ("planner.cli.catalog:gpus_command", "The GPUs that lmplan knows by name."),
     "measure": ("quantize.cli.measure:measure_command", "Start LMDeploy as planned and read what the GPU holds."),
-    "compare": ("quantize.cli.measure:compare_command", "Put an estimate beside a measurement."),
-    "calibrate": ("quantize.cli.measure:calibrate_command", "Measure what only this host can tell."),
-    "quantize": ("quantize.cli.quantize:quantize_command", "Run LMDeploy's AWQ from a reviewed recipe."),
-    "inspect": ("quantize.cli.quantize:inspect_command", "Check an AWQ checkpoint, tensor by tensor."),
+    "compare": ("quantize.cli.compare:compare_command", "Put an estimate beside a measurement."),
+    "calibrate": ("quantize.cli.calibrate:calibrate_command", "Measure what only this host can tell."),
+    "quantize": ("quantize.cli.quantize:quantize_command", "Quantize with LMDeploy from a reviewed recipe."),
+    "inspect": ("quantize.cli.quantize:inspect_command", "Check a quantized checkpoint, tensor by tensor."),
 }
 """Command -> where it lives and what it does; imported when called."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

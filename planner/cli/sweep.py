@@ -32,10 +32,10 @@ def sweep_command(fleet: Path, form: str | None, output: Path | None, force: boo
     lmplan sweep fleet.yaml
     lmplan sweep fleet.yaml -o fleet.html
     """
+    from planner.clock import today
     from planner.fleet.file import read_fleet
     from planner.fleet.placement import sweep
     from planner.report import fleet_forms
-    from planner.report.dossier import today
 
     form = form or form_by_ending(output, _ENDINGS, "table")
     check_output(output, force)

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent
 
 
 @cache
-def read_toml(name: str) -> dict[str, Any]:
-    """The parsed `planner/data/<name>`."""
-    with (ROOT / name).open("rb") as file:
+def read_toml(name: str, folder: Path = ROOT) -> dict[str, Any]:
+    """The parsed `planner/data/<name>`, or the file of another folder of shipped data."""
+    with (folder / name).open("rb") as file:
         value: dict[str, Any] = tomllib.load(file)
     return value
 

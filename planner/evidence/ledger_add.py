@@ -6,7 +6,6 @@ its model or settings, such as that of a server that ran already.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from planner.errors import LmplanError, UsageError
 from planner.evidence.ledger import MEASUREMENT_SCHEMA, SCHEMA, one_run, replay
+from planner.model.fingerprint import config_sha256
 
 _NOTE = "Starts of LMDeploy, one each; `lmplan measure` wrote them."
 
@@ -46,7 +46,7 @@ def _key(configs: dict[str, Any], name: str, config: dict[str, Any]) -> str:
     """The name, and a few digits of the config's sum where another config has that name."""
     if configs.get(name, config) == config:
         return name
-    return f"{name}-{hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]}"
+    return f"{name}-{config_sha256(config)[:8]}"
 
 
 def main(words: Sequence[str]) -> int:

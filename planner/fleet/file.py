@@ -12,6 +12,7 @@ import yaml
 from planner.advise.candidates import TP
 from planner.api.advice import MAX_USERS
 from planner.errors import LmplanError, UsageError
+from planner.files.reading import FLEET
 from planner.files.yaml_file import Entry, YamlReader, compose, known, line_of
 from planner.fleet.described import Fleet, Machines, Shared, Workload
 from planner.hardware.gpu import find_gpu
@@ -50,7 +51,7 @@ def read_fleet(path: Path) -> Fleet:
         UsageError: with every error of the file and its line.
     """
     reader = _Reader()
-    fleet = reader.fleet(compose(path))
+    fleet = reader.fleet(compose(path, FLEET))
     reader.raise_problems(path)
     assert fleet is not None
     return fleet

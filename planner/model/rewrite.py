@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from planner.errors import UsageError
 from planner.model.spec import Quantization, QuantMethod
 
 _TEXT_SECTIONS = ("text_config", "llm_config")
@@ -22,8 +23,16 @@ def cut_layers(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
 
 
 def quantized_config(config: Mapping[str, Any], quantization: Quantization) -> dict[str, Any]:
-    """The config with the section that `lmdeploy lite auto_awq` adds for `quantization` (method awq)."""
-    assert quantization.method is QuantMethod.AWQ, quantization
+    """The config with the section that `lmdeploy lite auto_awq` adds for `quantization`.
+
+    Raises:
+        UsageError: another method than awq.
+    """
+    if quantization.method is not QuantMethod.AWQ:
+        raise UsageError(
+            f"lmplan cannot write the config.json of {quantization.method} weights for a 16-bit model",
+            "Name a model whose config.json says that it is quantized so",
+        )
     section: dict[str, Any] = {
         "quant_method": "awq",
         "version": "gemm",
@@ -43,6 +52,16 @@ def quantization_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(section, Mapping) and section:
             return section
     return {}
+
+
+def has_zero_points(config: Mapping[str, Any]) -> bool:
+    """Whether the ``quantization_config`` says that groups have zero points."""
+    return quantization_section(config).get("zero_point") is True
+
+
+def has_own_code(config: Mapping[str, Any]) -> bool:
+    """Whether the model comes with Python files that load it."""
+    return isinstance(config.get("auto_map"), dict)
 
 
 def _holders(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

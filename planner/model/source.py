@@ -16,7 +16,7 @@ from planner.model.hub import MAX_CONFIG_BYTES, HubFile, HubId
 
 CONFIG_NAME: Final = "config.json"
 SYNTHETIC_MARK: Final = "LMPLAN_SYNTHETIC"
-"""The file beside weights that lmplan drew."""
+"""The file beside weights that lmplan made, sparse or drawn."""
 _KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id such as org/name@main"
 
 Origin = Literal["folder", "file", "catalog", "cache", "hub"]
@@ -139,7 +139,7 @@ def _folder_name(folder: Path) -> str:
 
 def _synthetic(folder: Path) -> tuple[str, ...]:
     if (folder / SYNTHETIC_MARK).exists():
-        return (f"lmplan drew the weights of {folder} from their shapes: measure with them, never serve them",)
+        return (f"lmplan made the weights of {folder} from their shapes: measure with them, never serve them",)
     return ()
 
 

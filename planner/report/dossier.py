@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import json
-import os
 from dataclasses import dataclass, replace
 
 from planner import __version__
@@ -13,11 +9,13 @@ from planner.advise.candidates import Knobs, Option
 from planner.advise.decision import Evaluation
 from planner.advise.search import Search
 from planner.api.advice import Advice
+from planner.clock import today
 from planner.engine.base import Deployment
 from planner.errors import LmplanError
 from planner.evidence.ledger import Replayed, runs_of
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.memory.terms import Term
+from planner.model.fingerprint import config_sha256
 
 SHARES = ("context and code", "weights", "vision tower", "KV cache", "buffers and reserve")
 _SHARE_OF = {
@@ -143,14 +141,13 @@ def _curves(advice: Advice) -> tuple[Curve, ...]:
 
 def _provenance(advice: Advice) -> Provenance:
     source = advice.source
-    config = json.dumps(source.config, sort_keys=True, separators=(",", ":")).encode()
     return Provenance(
         lmplan=__version__,
         lmdeploy=advice.lmdeploy.version,
         rules=str(advice.lmdeploy.rules),
         model=source.hf_id or source.name,
         revision=source.revision or "",
-        config_sha256=hashlib.sha256(config).hexdigest(),
+        config_sha256=config_sha256(source.config),
         gpu_sources=tuple(
             f"{o.gpu.name}: memory from {o.gpu.memory_source}"
             + (f"; rates from {o.gpu.spec_source}" if o.gpu.spec_source else "")
@@ -158,12 +155,3 @@ def _provenance(advice: Advice) -> Provenance:
         ),
         date=today(),
     )
-
-
-def today() -> str:
-    """The day in UTC; SOURCE_DATE_EPOCH stands in for the clock, so that a report can be made again byte for byte."""
-    seconds = os.environ.get("SOURCE_DATE_EPOCH", "")
-    now = datetime.datetime.now(datetime.timezone.utc)
-    if seconds.isdigit():
-        now = datetime.datetime.fromtimestamp(int(seconds), datetime.timezone.utc)
-    return now.date().isoformat()

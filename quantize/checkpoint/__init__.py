@@ -1,1 +1,1 @@
-"""Checkpoints on disk: drawn, read without torch, inspected."""
+"""Checkpoints on disk: synthetic ones made, others read without torch, and what one has to hold."""

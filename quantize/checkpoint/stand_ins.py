@@ -1,4 +1,4 @@
-"""What a drawn checkpoint needs besides weights: a tokenizer, and configuration code where a config names its own.
+"""What a synthetic checkpoint needs besides weights: a tokenizer, and configuration code where a config names its own.
 
 The tokenizer is byte-level BPE without merges, so that each byte is a token. `transformers` rebuilds it the same way
 whatever class a config's model type maps to, which it does not do for tokenizers with merges or a normalizer.

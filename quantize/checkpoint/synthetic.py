@@ -1,8 +1,8 @@
-"""Checkpoints drawn from a config alone: the right tensors with the wrong values.
+"""Synthetic checkpoints, from a config alone: the right tensors without the right values.
 
-Memory depends on shapes, so a sparse all-zero file measures serving as well as the real weights do, and takes no disk.
-Quantization needs values (zeros give NaN scales): `random` draws them, the same for the same seed. Neither can be
-served for its answers, and a mark file beside the weights says so.
+A *sparse* one has no values: memory depends on shapes, so a file of holes, all zero, measures serving as well as the
+real weights do, and takes no disk. A *drawn* one has random values, the same for the same seed: quantization needs
+some, for zeros give NaN scales. Neither can be served for its answers, and a mark file beside the weights says so.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from planner.model.source import SYNTHETIC_MARK
 from planner.model.tensors import Role, Tensor, TensorGroup
 from quantize.checkpoint.stand_ins import NUM_TOKENS, write_config, write_tokenizer
 
-Fill = Literal["sparse", "random"]
+Fill = Literal["sparse", "drawn"]
 MARK: Final = SYNTHETIC_MARK
 WEIGHTS: Final = "model.safetensors"
 _MARK_TEXT: Final = (
-    "lmplan drew these weights from the model's shapes ({fill}).\n"
+    "lmplan made these weights from the model's shapes ({fill}).\n"
     "They hold nothing that was learned: measure with them, never serve them.\n"
 )
 # A prime number of values, drawn once and laid end to end, so that rows of equal length never line up in the pool.
@@ -66,7 +66,7 @@ def write_checkpoint(
         config: the parsed config.json. For a quantized inventory, pass it through
             `planner.model.rewrite.quantized_config` first.
         groups: the tensors as they are stored (`planner.model.formats.store`).
-        fill: ``sparse`` leaves a hole for every value (all zero, no disk), ``random`` draws them.
+        fill: ``sparse`` leaves a hole for every value (all zero, no disk), ``drawn`` draws them at random.
         seed: of the random values.
 
     Returns:
@@ -85,7 +85,7 @@ def write_checkpoint(
     header, data_bytes = safetensors_header(groups)
     with path.open("wb") as file:
         file.write(header)
-        if fill == "random":
+        if fill == "drawn":
             pools = _Pools(seed)
             for tensor in in_file_order(groups):
                 _write_random(file, tensor, pools)
@@ -112,14 +112,16 @@ def safetensors_header(groups: tuple[TensorGroup, ...]) -> tuple[bytes, int]:
 
 
 def is_synthetic(folder: Path) -> bool:
-    """Whether lmplan drew the checkpoint."""
+    """Whether lmplan made the checkpoint, sparse or drawn."""
     return (folder / MARK).exists()
 
 
 def _check_vocabulary(groups: tuple[TensorGroup, ...]) -> None:
     for group in groups:
         if group.role is Role.EMBEDDING and group.shape[0] < NUM_TOKENS:
-            raise UsageError(f"a drawn model needs a vocabulary of at least {NUM_TOKENS} tokens, not {group.shape[0]}")
+            raise UsageError(
+                f"a synthetic model needs a vocabulary of at least {NUM_TOKENS} tokens, not {group.shape[0]}"
+            )
 
 
 class _Pools:

@@ -1,8 +1,7 @@
-"""`lmplan measure`, `lmplan compare` and `lmplan calibrate`."""
+"""`lmplan measure`: parse, one call, print."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -13,17 +12,16 @@ from click.core import ParameterSource
 
 from planner.api.estimate import Plan
 from planner.cli.options import deployment_options, schema_option
-from planner.errors import CheckFailedError, ChildFailedError, UsageError
+from planner.errors import ChildFailedError, UsageError
 from planner.footprint import SERVES
 from planner.hardware.gpu import find_gpu
-from planner.kinds import EngineName
 from planner.lmdeploy.settings import Request
 from planner.report import jsonform
-from planner.units import format_bytes, format_gib, parse_bytes
+from planner.units import format_gib, parse_bytes
 from quantize.measure import compare_report
-from quantize.measure.compare import check_estimate, compare
-from quantize.measure.measurement import Measurement, read, write
-from quantize.system.installation import find_interpreter
+from quantize.measure.compare import compare, read_estimate
+from quantize.measure.measurement import Measurement, write
+from quantize.system.installation import find_interpreter, lmdeploy_version
 from quantize.system.local_gpu import local_gpu
 
 _MOST_PIXELS = 16384
@@ -37,7 +35,7 @@ def _size(value: str | None) -> int | None:
     except ValueError as error:
         raise UsageError(f"--limit: {error}") from None
     if size <= 0:
-        raise UsageError(f"--limit is {value}; expected such as 24GiB")
+        raise UsageError(f"--limit is {value}; expected a size, e.g. 24GiB")
     return size
 
 
@@ -61,7 +59,7 @@ def _tell(text: str) -> None:
     type=click.Path(path_type=Path),
     help="Take model and settings from a plan.json; --model says where a model without a known name lies.",
 )
-@click.option("--dry-weights", is_flag=True, help="Measure an empty checkpoint of these shapes: no download, no disk.")
+@click.option("--dry-weights", is_flag=True, help="Measure a sparse checkpoint of these shapes: no download, no disk.")
 @click.option("--limit", metavar="SIZE", help="Imitate a smaller card: a neighbour holds the rest.")
 @click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine; tp takes the next ones.")
 @click.option(
@@ -75,7 +73,7 @@ def _tell(text: str) -> None:
     default=900.0,
     show_default=True,
     metavar="SECONDS",
-    help="Then it is ended.",
+    help="Stop the run after this time.",
 )
 @click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
 @click.option(
@@ -120,14 +118,14 @@ def measure_command(
         return _attach(url, pid, device, model, given, out)
     if model is None:
         raise UsageError("nothing to measure", "Give --model or --plan, or --url for a server that runs")
-    from quantize.measure.plan import check_version, lmdeploy_version, measure_plan, plan_here
+    from quantize.measure.plan import check_version, measure_plan, plan_here
     from quantize.measure.run import InterruptedMeasurement
 
     limit_bytes = _size(limit)
     # What keeps this machine from measuring is said before anything is started, the GPU first.
     _check_gpu(gpu, device)
     python = python or find_interpreter(os.environ)
-    installed = lmdeploy_version(python)
+    installed = lmdeploy_version(python, os.environ)
     if given.get("lmdeploy") is None:
         given["lmdeploy"] = installed
     plan = plan_here(model, given, device, limit_bytes)
@@ -213,7 +211,7 @@ def _refuse_settings(names: tuple[str, ...]) -> None:
 
 
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
-    value = _read_estimate(path)
+    value = read_estimate(path)
     settings = {key: setting for key, setting in value["settings"].items() if key in Request.__dataclass_fields__}
     return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
 
@@ -225,74 +223,3 @@ def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
     click.echo(f"written to {out}")
     died_as_planned = measurement.outcome == plan.verdict != SERVES
     return 0 if measurement.complete or died_as_planned else ChildFailedError.exit_code
-
-
-@click.command("compare")
-@click.argument("estimate_file", metavar="ESTIMATE", type=click.Path(path_type=Path))
-@click.argument("measurement_file", metavar="MEASUREMENT", type=click.Path(path_type=Path))
-@click.option("--tolerance", type=float, help="Relative difference allowed, such as 0.01.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@schema_option("comparison-1.schema.json")
-def compare_command(estimate_file: Path, measurement_file: Path, tolerance: float | None, form: str) -> int:
-    """Put an ESTIMATE (from `lmplan estimate --format json`) beside a MEASUREMENT.
-
-    Exits with 7 outside the tolerance: 1% for TurboMind, 1.5% with tensor parallelism, 3% for 4-bit weights and for the
-    PyTorch engine, unless --tolerance says otherwise. What lies in the estimate's own band passes.
-    """
-    if tolerance is not None and not 0 <= tolerance < 1:
-        raise UsageError(f"--tolerance is {tolerance:g}; expected a share such as 0.01")
-    comparison = compare(_read_estimate(estimate_file), read(measurement_file), tolerance)
-    click.echo(compare_report.to_json(comparison) if form == "json" else compare_report.table(comparison), nl=False)
-    return 0 if comparison.passed else CheckFailedError.exit_code
-
-
-def _read_estimate(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = "Estimates come from `lmplan estimate --format json`"
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict) or value.get("schema") != jsonform.SCHEMA:
-        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise UsageError(f"{path} is no estimate: its schema is {found!r}, expected {jsonform.SCHEMA!r}")
-    check_estimate(value, str(path))
-    return value
-
-
-@click.command("calibrate")
-@click.option("--reset", is_flag=True, help="Forget what was measured on this host.")
-@click.option("--device", type=int, default=0, show_default=True, help="GPU of this machine.")
-@click.option("--engine", type=click.Choice(EngineName.words()), default=str(EngineName.TURBOMIND), show_default=True)
-@click.option("--tp", type=int, default=1, show_default=True, help="Also what NCCL holds among so many GPUs.")
-@click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
-def calibrate_command(reset: bool, device: int, engine: str, tp: int, python: str | None) -> None:
-    """Measure what only this host can tell, and use it in later estimates.
-
-    Starts LMDeploy on small empty models and stores the CUDA context, the engine's kernel code and NCCL's buffers, by
-    GPU, driver and LMDeploy version, in the user's configuration folder. Estimates that use them say so.
-    """
-    from planner.hardware import calibration
-
-    if reset:
-        removed = calibration.reset()
-        click.echo("forgotten" if removed else "there was nothing to forget")
-        return
-    from quantize.measure.calibrate import calibrate
-    from quantize.measure.plan import lmdeploy_version
-
-    if tp < 1:
-        raise UsageError(f"--tp is {tp}; expected the number of GPUs")
-    local_gpu(device)
-    python = python or find_interpreter(os.environ)
-    entry = calibrate(device, engine, lmdeploy_version(python), python, _tell, tp)
-    parts = [
-        f"context {format_bytes(entry['cuda_context_bytes'])}",
-        f"kernel code {format_bytes(entry['kernel_code_bytes'])}",
-        *(f"NCCL {format_bytes(e['size_bytes'] + e['late_bytes'])}" for e in entry.get("communicator", [])),
-    ]
-    click.echo(
-        f"{entry['product']}, driver {entry['driver']}, LMDeploy {entry['lmdeploy']}: {', '.join(parts)} "
-        f"({entry['runs']} runs)\nwritten to {calibration.path()}"
-    )

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from planner.errors import CheckFailedError, LmplanError, UsageError
-from quantize.checkpoint.inspection import inspect_folder
+from quantize.lite.inspection import inspect_folder
 from quantize.recipe.file import LoadedRecipe, load_recipe, shipped_recipes
-from quantize.recipe.model import Deployment, json_schema
+from quantize.recipe.model import Target, json_schema
 from quantize.run import report
 from quantize.run.estimate import estimate_result
 from quantize.run.manifest import read_manifest
@@ -41,7 +41,7 @@ class PreflightError(LmplanError):
 def quantize_command(
     recipe: str | None, settings: tuple[str, ...], dry_run: bool, schema: bool, list_recipes: bool
 ) -> None:
-    """Run LMDeploy's AWQ from RECIPE, a reviewed file or a shipped name, and check what it makes.
+    """Quantize with LMDeploy from RECIPE, a reviewed file or a shipped name, and check what it makes.
 
     Values of the recipe are overridden by the environment (LMPLAN_RECIPE_CALIBRATION__SAMPLES=64) and by --set.
     """
@@ -77,7 +77,7 @@ def quantize_command(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(folder: Path, as_json: bool) -> None:
-    """Check the AWQ checkpoint in FOLDER: config, every tensor's shape and bytes, the scales, the tokenizer."""
+    """Check the quantized checkpoint in FOLDER: config, every tensor's shape and bytes, the scales, the tokenizer."""
     inspection = inspect_folder(folder)
     if as_json:
         answer = {"folder": str(folder), "passed": inspection.passed, **asdict(inspection)}
@@ -101,7 +101,7 @@ def _is_done(loaded: LoadedRecipe) -> bool:
     return True
 
 
-def _show_serving(output: Path, deployment: Deployment) -> None:
+def _show_serving(output: Path, deployment: Target) -> None:
     """What serving the result will hold, and where there is a GPU what it holds. The result is good either way."""
     measured = measure_result(output, deployment, os.environ, lambda text: click.echo(f"  {text}", err=True))
     unmeasured = measured if isinstance(measured, LmplanError) else None

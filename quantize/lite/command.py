@@ -1,4 +1,4 @@
-"""The words and the environment with which `lmdeploy lite auto_awq` is started."""
+"""The words and the environment with which a command of `lmdeploy lite` is started."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.model.dtypes import DType
+from quantize.lite.method import Method
 from quantize.lite.versions import LiteVersion
 from quantize.recipe.model import Recipe
 
@@ -29,11 +30,12 @@ class Folders:
 
 
 def build_arguments(
-    recipe: Recipe, version: LiteVersion, folders: Folders, *, dataset: str | None, batch_size: int
+    method: Method, recipe: Recipe, version: LiteVersion, folders: Folders, *, dataset: str | None, batch_size: int
 ) -> list[str]:
     """The arguments after `lmdeploy`, for that version.
 
     Args:
+        method: what quantizes.
         recipe: the job; what the version cannot do is the preflight's to refuse.
         version: how the installed LMDeploy spells its arguments.
         folders: the model and the result.
@@ -42,17 +44,12 @@ def build_arguments(
     """
     calibration = recipe.calibration
     samples = 0 if calibration.data_free else calibration.samples
-    words = ["lite", "auto_awq", str(folders.model), "--work-dir", str(folders.result)]
+    words = ["lite", method.command, str(folders.model), "--work-dir", str(folders.result)]
     if dataset is not None:
         words += ["--calib-dataset", dataset]
     words += ["--calib-samples", str(samples), "--calib-seqlen", str(calibration.seqlen)]
     words += ["--batch-size", str(batch_size)]
-    words += ["--w-bits", str(recipe.bits), "--w-group-size", str(recipe.group_size)]
-    if recipe.symmetric:
-        words.append("--w-sym")
-    if recipe.search_scale:
-        # Where the option is type=bool, any text but the empty one is true; "off" is only said by leaving it out.
-        words += ["--search-scale", "True"] if version.search_scale == "bool" else ["--search-scale"]
+    words += method.options(recipe, version)
     if version.dtype:
         words += ["--dtype", recipe.dtype]
     if version.device:

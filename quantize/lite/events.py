@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -30,25 +31,21 @@ class Event:
 
 
 _CALIBRATED: Final = re.compile(r"(\S+), samples: \d+, max gpu memory: (\d+(?:\.\d+)?) GB")
-# Versions before 0.9 end after "done."
-_SMOOTHED: Final = re.compile(r"(\S+) smooth weight done\.(?: max gpu memory: (\d+(?:\.\d+)?) GB)?")
-_PACKED: Final = re.compile(r"(\S+) weight (?:packed|skipped)\.")
 _LOADED: Final = re.compile(r"Loading calibrate dataset \.\.\.")
 
 
-def parse_line(line: str) -> Event | None:
+def parse_line(line: str, own: Callable[[str], Event | None]) -> Event | None:
     """The event that a line stands for, or None.
 
     LMDeploy's "GB" are GiB: it divides by 1024 three times (`lite/quantization/calibration.py`).
+
+    Args:
+        line: a line of any command of `lmdeploy lite`.
+        own: what only the method's own lines mean (`Method.event`).
     """
     line = line.strip()
-    match = _PACKED.fullmatch(line)
-    if match:
-        return Event(Phase.PACKING, match[1])
-    for pattern, phase in ((_CALIBRATED, Phase.CALIBRATION), (_SMOOTHED, Phase.SMOOTHING)):
-        match = pattern.fullmatch(line)
-        if match:
-            return Event(phase, match[1], round(float(match[2]) * GIB) if match[2] else None)
+    if match := _CALIBRATED.fullmatch(line):
+        return Event(Phase.CALIBRATION, match[1], round(float(match[2]) * GIB))
     if _LOADED.fullmatch(line):
         return Event(Phase.LOADING, "dataset")
-    return None
+    return own(line)

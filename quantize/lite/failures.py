@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from planner.errors import ChildFailedError
-from quantize.system.runner import RunResult
+from quantize.lite.process import RunResult
+from quantize.system.child import exit_words
 
 _EXCEPTION: Final = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Failure)\b(?::|$)")
 _BAR: Final = re.compile(r"\d+%\|")
@@ -43,17 +44,16 @@ def last_meaningful_line(tail: Sequence[str]) -> str:
 
 def explain(result: RunResult, log: str) -> ChildFailedError:
     """The error for a run that ended badly."""
-    status = result.exit_status
+    code = result.exit_code
     line = last_meaningful_line(result.tail)
     text = "\n".join(result.tail)
     hint = next((hint for pattern, hint in _HINTS if pattern.search(line)), "") or next(
         (hint for pattern, hint in _HINTS[:2] if pattern.search(text)), ""
     )
-    if status < 0:
-        name = signal.Signals(-status).name
-        if -status == signal.SIGKILL and not hint:
+    if code < 0:
+        if -code == signal.SIGKILL and not hint:
             hint = "The kernel kills what takes the last host memory: see dmesg, and the predicted host memory"
-        ended = f"was killed by {name}"
+        ended = f"was {exit_words(code)}"
     else:
-        ended = f"failed (exit {status})"
+        ended = f"failed (exit {code})"
     return ChildFailedError(f"LMDeploy {ended}: {line}; its log is {log}", hint)

@@ -1,23 +1,18 @@
-"""What `lmdeploy lite auto_awq` takes and does in the LMDeploy version at hand, from `data/lite.toml`."""
+"""What `lmdeploy lite` takes and does in the LMDeploy version at hand, from `data/lite.toml`."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from planner.data import read_toml
 from planner.errors import EnvironmentProblem
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from planner.lmdeploy.table import band
 from quantize.data import ROOT as DATA
+from quantize.recipe.model import MethodName
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +26,44 @@ class DatasetInfo:
 
 @dataclass(frozen=True, slots=True)
 class LiteVersion:
-    """One version of LMDeploy as `lmdeploy lite auto_awq` behaves in it; `data/lite.toml` explains the fields.
+    """One version of LMDeploy as a method of its `lite` behaves in it; `data/lite.toml` explains the fields.
 
-    `exact` is False for a version newer than lmplan knows, which is taken to be like the newest that it knows.
+    Attributes:
+        exact: False for a version newer than lmplan knows, which is taken to be like the newest that it knows.
+        own: how the command takes arguments that other methods do not have.
+        unpacked: language model -> substrings of the modules that the method leaves as they are.
     """
 
     version: str
     exact: bool
     device: bool
-    search_scale: str
     dtype: bool
     trust_remote_code: bool
     data_free: bool
     auto_dtype: str
     weights: str
     wikitext_splits: tuple[str, ...]
-    names_held_out: bool
     hf_form_vlm: bool
     datasets: tuple[DatasetInfo, ...]
     calibrate: frozenset[str]
     data_free_only: frozenset[str]
     companions: tuple[tuple[str, str], ...]
+    own: Mapping[str, Any]
+    unpacked: Mapping[str, tuple[str, ...]]
 
     @property
     def dataset_names(self) -> list[str]:
         """The named datasets of this version."""
         return [info.name for info in self.datasets]
 
+    def held_out(self, architecture: str) -> tuple[str, ...]:
+        """Substrings of module names that it leaves unpacked in a language model, and says so in config.json."""
+        return self.unpacked.get(architecture, ())
 
-@cache
+
 def read_data() -> dict[str, Any]:
-    """The parsed `data/lite.toml`."""
-    with (DATA / "lite.toml").open("rb") as file:
-        data: dict[str, Any] = tomllib.load(file)
-    return data
+    """The parsed `quantize/data/lite.toml`."""
+    return read_toml("lite.toml", DATA)
 
 
 def newest_version() -> str:
@@ -73,8 +72,8 @@ def newest_version() -> str:
     return version
 
 
-def lite_version(text: str) -> LiteVersion:
-    """The behaviour of LMDeploy `text`.
+def lite_version(text: str, method: MethodName) -> LiteVersion:
+    """The behaviour of a method in LMDeploy `text`.
 
     Raises:
         EnvironmentProblem: not a version, or one before the oldest that lmplan knows.
@@ -92,23 +91,23 @@ def lite_version(text: str) -> LiteVersion:
     newest = Version(data["newest"])
     # A pre-release behaves like the release that it leads to, as far as anyone can say.
     looked_up = min(Version(version.base_version), newest)
-    arguments, behaviour, datasets, architectures, companions = (
-        _band(data, subject, looked_up)
-        for subject in ("arguments", "behaviour", "datasets", "architectures", "companions")
+    loading, datasets, companions = (band(data[key], looked_up) for key in ("loading", "datasets", "companions"))
+    ours = data[method.value]
+    arguments, behaviour, architectures = (
+        band(ours[key], looked_up) for key in ("arguments", "behaviour", "architectures")
     )
+    held_out = ours["held_out"] if behaviour["names_held_out"] else {}
     return LiteVersion(
         version=text,
         exact=Version(version.base_version) <= newest,
         device=arguments["device"],
-        search_scale=arguments["search_scale"],
         dtype=arguments["dtype"],
         trust_remote_code=arguments["trust_remote_code"],
         data_free=behaviour["data_free"],
-        auto_dtype=behaviour["auto_dtype"],
+        auto_dtype=loading["auto_dtype"],
         weights=behaviour["weights"],
-        wikitext_splits=tuple(behaviour["wikitext_splits"]),
-        names_held_out=behaviour["names_held_out"],
-        hf_form_vlm=behaviour["hf_form_vlm"],
+        wikitext_splits=tuple(loading["wikitext_splits"]),
+        hf_form_vlm=loading["hf_form_vlm"],
         datasets=tuple(
             DatasetInfo(name, data["dataset_info"][name]["hub"], data["dataset_info"][name]["packs"])
             for name in datasets["names"]
@@ -116,25 +115,15 @@ def lite_version(text: str) -> LiteVersion:
         calibrate=frozenset(architectures["calibrate"]),
         data_free_only=frozenset(architectures["data_free_only"]),
         companions=tuple(companions["needs"].items()),
+        own=arguments.get("own", {}),
+        unpacked={name: tuple(modules) for name, modules in held_out.items() if name != "source"},
     )
 
 
-def held_out(version: LiteVersion, architecture: str) -> tuple[str, ...]:
-    """Substrings of module names that this version leaves unpacked in a language model, and says so in config.json."""
-    return tuple(read_data()["held_out"].get(architecture, ())) if version.names_held_out else ()
-
-
-def companions_of(architecture: str) -> tuple[tuple[str, str], ...]:
-    """Packages and ranges that an architecture needs beyond what the version needs."""
+def companions_of(architecture: str, method: MethodName) -> tuple[tuple[str, str], ...]:
+    """Packages and ranges that a method needs for an architecture beyond what the version needs."""
     pairs: list[tuple[str, str]] = []
-    for entry in read_data()["companions_of"]:
+    for entry in read_data()[method.value]["companions_of"]:
         if entry["architecture"] == architecture:
             pairs += entry["needs"].items()
     return tuple(pairs)
-
-
-def _band(data: dict[str, Any], subject: str, version: Version) -> dict[str, Any]:
-    found = [band for band in data[subject] if SpecifierSet(band["versions"]).contains(version, prereleases=True)]
-    assert len(found) == 1, (subject, str(version), len(found))
-    band: dict[str, Any] = found[0]
-    return band

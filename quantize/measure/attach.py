@@ -8,10 +8,11 @@ import re
 import urllib.request
 from typing import Any
 
+from planner.clock import today
 from planner.errors import EnvironmentProblem, UsageError
-from quantize.measure.measurement import Measurement, Phase, today
-from quantize.system.gpu_memory import Nvml
+from quantize.measure.measurement import Measurement, Reading
 from quantize.system.machine import process_tree
+from quantize.system.nvml import Nvml
 
 _TIMEOUT_S = 10.0
 _MOST_BYTES = 1 << 22
@@ -62,7 +63,7 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
         checkpoint={},
         settings={},
         free_before_bytes=facts.free_bytes + size,
-        phases=[Phase("loaded", [size], [size], {"attached": True, "cache_usage_ratio": usage})],
+        phases=[Reading("loaded", [size], [size], {"attached": True, "cache_usage_ratio": usage})],
         engine_log=log,
         load_peak_bytes=size,
         peak_bytes=size,

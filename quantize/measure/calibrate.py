@@ -1,4 +1,4 @@
-"""Measure what only this host can tell: start LMDeploy on small empty models, and see what no formula explains."""
+"""Measure what only this host can tell: start LMDeploy on small sparse models, and see what no formula explains."""
 
 from __future__ import annotations
 

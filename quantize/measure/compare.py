@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import UsageError
+from planner.kinds import EngineName, assert_never
+from planner.model.spec import QuantMethod
 from planner.units import MIB, format_gib
 from quantize.measure.measurement import Measurement
 
@@ -22,7 +26,7 @@ _SAME: Final = (
     "max_batch_size",
     "max_prefill_token_num",
 )
-DEFAULT_TOLERANCE: Final = {"turbomind": 0.01, "turbomind tp": 0.015, "turbomind 4-bit": 0.03, "pytorch": 0.03}
+_DENSE, _TP, _FOUR_BITS, _PYTORCH = 0.01, 0.015, 0.03, 0.03
 """Relative differences that `lmplan compare` accepts. Repeats of a 16-bit TurboMind start agree to 0.1%, those of a
 4-bit one differ by up to 2.5% of the KV budget (a race in the engine), NCCL takes its buffers as it goes, and the
 PyTorch engine loads code so."""
@@ -93,8 +97,28 @@ def compare(estimate: dict[str, Any], measurement: Measurement, tolerance: float
         tuple(rows),
         estimate["verdict"],
         measurement.outcome,
-        DEFAULT_TOLERANCE[_group(estimate, measurement)] if tolerance is None else tolerance,
+        _tolerance(estimate, measurement) if tolerance is None else tolerance,
     )
+
+
+def read_estimate(path: Path) -> dict[str, Any]:
+    """The estimate that a file holds.
+
+    Raises:
+        UsageError: it cannot be read, is of another schema, or lacks what a comparison reads.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        hint = "Estimates come from `lmplan estimate --format json`"
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict) or value.get("schema") != ESTIMATE_SCHEMA:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise UsageError(f"{path} is no estimate: its schema is {found!r}, expected {ESTIMATE_SCHEMA!r}")
+    check_estimate(value, str(path))
+    return value
 
 
 def check_estimate(estimate: dict[str, Any], where: str) -> None:
@@ -112,21 +136,29 @@ def check_estimate(estimate: dict[str, Any], where: str) -> None:
             estimate["per_gpu"]["total_bytes"],
             estimate["per_gpu"]["load_peak_bytes"],
         ]
+        EngineName(estimate["settings"]["engine"])
         for term in estimate["per_gpu"]["terms"]:
             read.append(term["name"])
             sizes += [term["bytes"], term["low_bytes"], term["high_bytes"]]
     except (KeyError, TypeError) as error:
         raise UsageError(f"{where}: a field is missing ({error})", _WRITES_IT) from None
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", _WRITES_IT) from None
     if any(isinstance(value, (dict, list)) for value in read) or not all(isinstance(size, int) for size in sizes):
         raise UsageError(f"{where}: a field is of another kind", _WRITES_IT)
 
 
-def _group(estimate: dict[str, Any], measurement: Measurement) -> str:
-    if estimate["settings"]["engine"] == "pytorch":
-        return "pytorch"
-    if measurement.checkpoint.get("format") in ("awq", "gptq"):
-        return "turbomind 4-bit"
-    return "turbomind tp" if estimate["settings"]["tp"] > 1 else "turbomind"
+def _tolerance(estimate: dict[str, Any], measurement: Measurement) -> float:
+    engine = EngineName(estimate["settings"]["engine"])
+    match engine:
+        case EngineName.PYTORCH:
+            return _PYTORCH
+        case EngineName.TURBOMIND:
+            if measurement.checkpoint.get("format") in (QuantMethod.AWQ.value, QuantMethod.GPTQ.value):
+                return _FOUR_BITS
+            return _TP if estimate["settings"]["tp"] > 1 else _DENSE
+        case _:
+            assert_never(engine)
 
 
 def _check_same(estimate: dict[str, Any], measurement: Measurement) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ OUTCOMES: Final = (
 
 
 @dataclass(slots=True)
-class Phase:
+class Reading:
     """Memory at one point: `used_bytes` by device once it was reached, `peak_bytes` since the phase before."""
 
     name: str
@@ -67,7 +66,7 @@ class Measurement:
     checkpoint: dict[str, Any]
     settings: dict[str, Any]
     free_before_bytes: int
-    phases: list[Phase]
+    phases: list[Reading]
     engine_log: dict[str, Any]
     load_peak_bytes: int
     peak_bytes: int
@@ -76,7 +75,7 @@ class Measurement:
     date: str = ""
     note: str = ""
 
-    def phase(self, name: str) -> Phase | None:
+    def phase(self, name: str) -> Reading | None:
         """The first phase of that name."""
         return next((phase for phase in self.phases if phase.name == name), None)
 
@@ -89,11 +88,6 @@ class Measurement:
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
-
-
-def today() -> str:
-    """The date of a run."""
-    return datetime.date.today().isoformat()
 
 
 def write(measurement: Measurement, path: Path) -> None:
@@ -136,7 +130,7 @@ def from_object(value: dict[str, Any], where: str) -> Measurement:
     """
     fields = {name: value[name] for name in Measurement.__dataclass_fields__ if name in value}
     try:
-        fields["phases"] = [Phase(**phase) for phase in fields["phases"]]
+        fields["phases"] = [Reading(**phase) for phase in fields["phases"]]
         found = Measurement(**fields)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{where}: a field is missing or unknown ({error})") from None

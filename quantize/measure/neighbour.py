@@ -43,7 +43,7 @@ def neighbours(
 def _hold(
     stack: contextlib.ExitStack, command: list[str], folder: Path, environment: Mapping[str, str], caught: Sequence[int]
 ) -> int:
-    child = Child(command, folder, environment)
+    child = Child(command, folder, environment, answers=True)
     stack.callback(child.end)
     stack.callback(child.ask_to_end)
     said = ""

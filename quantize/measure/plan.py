@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,53 +11,21 @@ from planner.errors import EnvironmentProblem, UsageError
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import options
 from planner.model import formats
+from planner.model.fingerprint import config_sha256
 from planner.model.rewrite import quantized_config
-from planner.model.spec import QuantMethod
 from planner.model.tensors import inventory
 from planner.report.jsonform import settings_object
 from planner.units import format_gib
 from quantize.checkpoint.synthetic import is_synthetic, write_checkpoint
 from quantize.measure.measurement import Measurement
 from quantize.measure.run import Case, measure
-from quantize.system.gpu_memory import SAMPLE_INTERVAL_S
 from quantize.system.local_gpu import local_gpu
+from quantize.system.sampler import GPU_INTERVAL_S
 
 _FULL_BATCH = 64
 _PREFILL_TOKENS = 8000
 _SPARE_TOKENS = 64
 """What a prompt leaves of the KV cache: a block for what is generated."""
-_ASKS_WITHIN_S = 60.0
-_VERSION_PROGRAM = "import importlib.metadata as m; print(m.version('lmdeploy'))"
-
-
-def lmdeploy_version(python: str) -> str:
-    """LMDeploy's version beside the interpreter `python`, without importing it.
-
-    Raises:
-        EnvironmentProblem: there is no such interpreter, or no LMDeploy.
-    """
-    try:
-        done = subprocess.run(
-            [python, "-c", _VERSION_PROGRAM],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_ASKS_WITHIN_S,
-            check=False,
-        )
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"cannot run {python}: {getattr(error, 'strerror', None) or error}", "--python names another interpreter"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise EnvironmentProblem(f"{python} does not answer") from None
-    words = done.stdout.split()
-    if done.returncode or not words:
-        raise EnvironmentProblem(
-            f"LMDeploy is not installed for {python}",
-            "--python names the interpreter that it is installed for, or: pip install 'lmplan[lmdeploy]'",
-        )
-    return words[-1].partition("+")[0]
 
 
 def check_version(plan: Plan, installed: str) -> None:
@@ -107,11 +72,11 @@ def measure_plan(
     time_limit_s: float = 900.0,
     python: str = "python3",
     decode_batches: tuple[int, ...] = (1, 16),
-    sample_interval_s: float = SAMPLE_INTERVAL_S,
+    sample_interval_s: float = GPU_INTERVAL_S,
     tell: Callable[[str], None] = lambda text: None,
     note: str = "",
 ) -> Measurement:
-    """Run what `plan` describes; `scratch` takes an empty checkpoint of its shapes, None serves the model's own folder.
+    """Run what `plan` describes; `scratch` takes a sparse checkpoint of its shapes, None serves the model's own folder.
 
     Raises:
         UsageError: there are no weights on this machine and no `scratch`.
@@ -120,7 +85,7 @@ def measure_plan(
     """
     deployment = plan.memory.deployment
     settings = deployment.settings
-    folder = _weights_folder(plan) if scratch is None else _empty_checkpoint(plan, scratch / "model")
+    folder = _weights_folder(plan) if scratch is None else _sparse_checkpoint(plan, scratch / "model")
     case = Case(
         folder=folder,
         engine=settings.engine,
@@ -137,14 +102,13 @@ def measure_plan(
         sample_interval_s=sample_interval_s,
     )
     config = dict(plan.source.config)
-    text = json.dumps(config, sort_keys=True)
     return measure(
         case,
         {
             "name": deployment.spec.name,
             "architecture": deployment.spec.architecture,
             "config": config,
-            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "config_sha256": config_sha256(config),
         },
         {
             "format": settings.quantization.method.value if settings.quantization else "16-bit",
@@ -183,23 +147,18 @@ def _weights_folder(plan: Plan) -> Path:
     return folder.absolute()
 
 
-def _empty_checkpoint(plan: Plan, folder: Path) -> Path:
+def _sparse_checkpoint(plan: Plan, folder: Path) -> Path:
     spec = plan.memory.deployment.spec
     quantization = plan.memory.deployment.settings.quantization
     groups = formats.store(inventory(spec), quantization)
     config = plan.source.config
     if quantization is not None and spec.quantization is None:
-        if quantization.method is not QuantMethod.AWQ:
-            raise UsageError(
-                f"--dry-weights cannot make {quantization.method} weights for a 16-bit model",
-                "Name a model whose config.json says that it is quantized so",
-            )
         config = quantized_config(config, quantization)
     try:
         write_checkpoint(folder, config, groups, fill="sparse")
     except OSError as error:
         raise EnvironmentProblem(
-            f"cannot write an empty checkpoint in {folder.parent}: {error.strerror or error}",
+            f"cannot write a sparse checkpoint in {folder.parent}: {error.strerror or error}",
             "TMPDIR names another folder; its file system must take sparse files",
         ) from None
     return folder

@@ -14,23 +14,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from planner.errors import UsageError, perhaps
+from planner.files.reading import RECIPE
+from planner.files.yaml_file import NodePath, compose, line_of, one_line, tree
 from quantize.recipe.model import Calibration, Recipe
 
 ENVIRONMENT_PREFIX: Final = "LMPLAN_RECIPE_"
-_MAX_BYTES: Final = 2**20
-_MAX_DEPTH: Final = 16
-_OPENING: Final = (
-    yaml.BlockMappingStartToken,
-    yaml.BlockSequenceStartToken,
-    yaml.FlowMappingStartToken,
-    yaml.FlowSequenceStartToken,
-)
-_CLOSING: Final = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
 _HERE: Final = Path(__file__).parents[1]
 # In a wheel the recipes lie inside the package; in a source tree beside it.
 _SHIPPED: Final = (_HERE / "shipped_recipes", _HERE.parent / "recipes")
-
-_Path = tuple[str | int, ...]
 
 
 @dataclass(slots=True)
@@ -39,9 +30,9 @@ class _Source:
 
     name: str
     values: dict[str, Any] = field(default_factory=dict)
-    places: dict[_Path, str] = field(default_factory=dict)
+    places: dict[NodePath, str] = field(default_factory=dict)
 
-    def place(self, path: _Path) -> str:
+    def place(self, path: NodePath) -> str:
         """Where the value at `path`, or the nearest one around it, was given."""
         for length in range(len(path), -1, -1):
             around = path[:length]
@@ -56,7 +47,7 @@ class LoadedRecipe:
 
     recipe: Recipe
     name: str
-    places: Mapping[_Path, str]
+    places: Mapping[NodePath, str]
 
     def place(self, *path: str) -> str:
         """Where a value was given, such as ``recipe.yaml:7``; the recipe's name where it was left out."""
@@ -116,69 +107,13 @@ def _find(name: str) -> Path:
 
 
 def _read_yaml(path: Path) -> _Source:
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    if len(text) > _MAX_BYTES:
-        raise UsageError(f"{path} is larger than {_MAX_BYTES} bytes; expected a recipe")
-    source = _Source(str(path))
-    try:
-        _check_tokens(path, text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is None:
-            raise UsageError(f"{path} is empty; expected a recipe", "See `lmplan quantize --schema`")
-        values = _plain(node, (), source)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line}: not valid YAML: {_one_line(error.problem or error.context)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}: not valid YAML: {_one_line(str(error))}") from None
-    except RecursionError:
-        raise UsageError(f"{path}: not a recipe: nested too deeply") from None
+    node = compose(path, RECIPE, aliases=False)
+    if node is None:
+        raise UsageError(f"{path} is empty; expected a recipe", "See `lmplan quantize --schema`")
+    values, places = tree(node, path, RECIPE)
     if not isinstance(values, dict):
-        raise UsageError(f"{path}:{node.start_mark.line + 1}: expected `key: value` lines, such as `model: ...`")
-    source.values = values
-    return source
-
-
-def _check_tokens(path: Path, text: bytes) -> None:
-    """Refuse what no recipe needs before it costs anything: aliases, and nesting that takes the scanner minutes."""
-    depth = 0
-    for token in yaml.scan(text, Loader=yaml.SafeLoader):
-        if isinstance(token, yaml.AliasToken):
-            line = token.start_mark.line + 1
-            raise UsageError(f"{path}:{line}: aliases (*{token.value}) have no place in a recipe")
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-        if depth > _MAX_DEPTH:
-            raise UsageError(f"{path}:{token.start_mark.line + 1}: not a recipe: nested too deeply")
-
-
-def _plain(node: yaml.Node, path: _Path, source: _Source) -> Any:
-    """A node as dict, list or scalar; notes the line of everything in it."""
-    place = f"{source.name}:{node.start_mark.line + 1}"
-    source.places.setdefault(path, place)
-    if isinstance(node, yaml.MappingNode):
-        values: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            here = f"{source.name}:{key_node.start_mark.line + 1}"
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise UsageError(f"{here}: expected a key that is a word")
-            key = str(key_node.value)
-            if key in values:
-                raise UsageError(f"{here}: {key} is given twice")
-            inner: _Path = (*path, key)
-            source.places[inner] = here
-            values[key] = _plain(value_node, inner, source)
-        return values
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*path, index), source) for index, child in enumerate(node.value)]
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    finally:
-        loader.dispose()
+        raise UsageError(f"{path}:{line_of(node)}: expected `key: value` lines, such as `model: ...`")
+    return _Source(str(path), values, places)
 
 
 def _override(source: _Source, keys: tuple[str, ...], text: str, place: str) -> None:
@@ -225,7 +160,7 @@ def _explain(error: ErrorDetails, source: _Source) -> UsageError:
         return UsageError(f"{place}: unknown key {key}", hint)
     if kind == "missing":
         return UsageError(f"{place}: {key} is missing", _description(path))
-    shown = _one_line(repr(error["input"]), 40)
+    shown = one_line(repr(error["input"]), 40)
     if kind == "value_error":
         message = str(context["error"])
         about = f"{key} is {shown}; " if message.startswith("expected") else f"{key}: "
@@ -239,7 +174,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
         words = {"ge": "at least", "le": "at most", "gt": "more than", "lt": "less than"}
         return next(f"{words[name]} {bound}" for name, bound in context.items() if name in words)
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return str(context["expected"])
     named = {
         "float_type": "a number",
@@ -254,7 +189,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
     return named.get(kind, kind.replace("_", " "))
 
 
-def _model_at(path: _Path) -> type[BaseModel] | None:
+def _model_at(path: NodePath) -> type[BaseModel] | None:
     model: type[BaseModel] = Recipe
     for key in path:
         info = model.model_fields.get(str(key))
@@ -268,17 +203,12 @@ def _model_at(path: _Path) -> type[BaseModel] | None:
     return model
 
 
-def _fields_at(path: _Path) -> list[str]:
+def _fields_at(path: NodePath) -> list[str]:
     model = _model_at(path)
     return list(model.model_fields) if model else []
 
 
-def _description(path: _Path) -> str:
+def _description(path: NodePath) -> str:
     model = _model_at(path[:-1])
     info = model.model_fields.get(str(path[-1])) if model and path else None
     return (info.description or "").rstrip(".") if info else ""
-
-
-def _one_line(text: str | None, limit: int = 120) -> str:
-    flat = " ".join((text or "").split())
-    return flat if len(flat) <= limit else flat[: limit - 3] + "..."

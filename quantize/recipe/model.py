@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
+from planner.kinds import EngineName
+
 DRAWN: Final = "drawn"
-"""The dataset name for calibration text that lmplan draws itself."""
+"""The dataset name for calibration text that lmplan draws at random."""
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -29,6 +32,12 @@ def expanded(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
+
+
+class MethodName(str, Enum):
+    """The ways of quantizing that `lmplan quantize` runs."""
+
+    AWQ = "awq"
 
 
 class Calibration(BaseModel):
@@ -60,15 +69,15 @@ class Calibration(BaseModel):
         return self
 
 
-class Deployment(BaseModel):
+class Target(BaseModel):
     """What the result is for: the estimate at the end is made for it."""
 
     model_config = _STRICT
 
-    gpu: Text = Field(description="A GPU that `lmplan gpus` lists, or a size such as 24GiB.")
+    gpu: Text = Field(description="A GPU that `lmplan gpus` lists, or a size, e.g. 24GiB.")
     sm: int | None = Field(None, ge=70, le=130, description="Compute capability, for a size only: 80, 89, ...")
     num_gpus: int = Field(1, ge=1, le=64, description="GPUs that share the model (tensor parallel).")
-    engine: Literal["turbomind", "pytorch"] = "turbomind"
+    engine: Annotated[EngineName, Field(strict=False)] = EngineName.TURBOMIND
     lmdeploy: str | None = Field(
         None, min_length=1, description="LMDeploy version that serves; else the one that runs."
     )
@@ -98,7 +107,7 @@ class Recipe(BaseModel):
     draw: bool = Field(False, description="Draw the weights at random instead of loading them (tests, measuring).")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Of what is drawn.")
     output: Text = Field(description="Folder of the result; it must not exist or be empty.")
-    method: Literal["awq"] = "awq"
+    method: Annotated[MethodName, Field(strict=False)] = MethodName.AWQ
     bits: int = Field(4, ge=1, le=16, description="Bits of a weight; LMDeploy packs 4.")
     group_size: int = Field(128, ge=1, le=2**14, description="Inputs that share a scale.")
     symmetric: bool = Field(False, description="Without zero points; LMDeploy fails with it.")
@@ -109,7 +118,7 @@ class Recipe(BaseModel):
     keep_statistics: bool = Field(False, description="Keep inputs_stats.pth and outputs_stats.pth in the result.")
     silence_s: int = Field(3600, ge=1, le=604800, description="Give up after so many seconds without a line.")
     calibration: Calibration = Field(default_factory=lambda: Calibration.model_validate({}))
-    deployment: Deployment | None = None
+    deployment: Target | None = None
     check: Check = Field(default_factory=lambda: Check.model_validate({}))
 
     @property

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from planner.api.estimate import Plan, estimate
 from planner.errors import LmplanError
-from quantize.recipe.model import Deployment
+from quantize.recipe.model import Target
 
 QUANT_POLICY = {16: 0, 8: 8, 4: 4}
 """Bits of a KV cache element -> LMDeploy's quant_policy."""
 
 
-def estimate_result(output: Path, deployment: Deployment) -> Plan | LmplanError:
+def estimate_result(output: Path, deployment: Target) -> Plan | LmplanError:
     """What LMDeploy will hold on the recipe's GPU with this checkpoint, or why that cannot be said."""
     try:
         return estimate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -57,11 +56,6 @@ class Manifest:
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(asdict(self), indent=2) + "\n"
-
-
-def config_sha256(config: Mapping[str, Any]) -> str:
-    """Hash of a config.json's meaning."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

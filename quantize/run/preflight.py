@@ -8,30 +8,24 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from planner.model.dtypes import DType
+from planner.model.rewrite import has_own_code
 from planner.model.spec import ModelSpec
-from planner.model.tensors import LINEAR_ROLES, inventory
 from quantize.lite.command import unknown_options
+from quantize.lite.findings import Finding, error, warning
+from quantize.lite.methods import METHODS
 from quantize.lite.versions import LiteVersion, companions_of
-from quantize.recipe.model import DRAWN, Recipe
-from quantize.run.findings import Finding, error, warning
+from quantize.recipe.model import DRAWN, MethodName, Recipe
 from quantize.system.installation import Installation
 
 
 def recipe_findings(recipe: Recipe, spec: ModelSpec, config: Mapping[str, object]) -> Iterator[Finding]:
     """What the recipe and the model say by themselves, without LMDeploy."""
-    if recipe.bits != 4:
-        yield error(
-            f"{recipe.bits}-bit weights: LMDeploy packs 4 bits only, and fails after calibration", "Set bits: 4"
-        )
-    if recipe.symmetric:
-        yield error("symmetric: true: LMDeploy fails while packing", "Set symmetric: false")
     if spec.quantization is not None:
         yield error(
             f"{spec.name} is quantized already ({spec.quantization.method})", "Start from its 16-bit weights", 4
         )
-    yield from _division_findings(recipe, spec)
-    wants_code = isinstance(config.get("auto_map"), dict)
-    if wants_code and not recipe.trust_remote_code and not recipe.draw:
+    yield from METHODS[recipe.method].recipe_findings(recipe, spec)
+    if has_own_code(config) and not recipe.trust_remote_code and not recipe.draw:
         yield error(
             f"{spec.name} comes with its own Python code, which has to run to load it",
             "Read that code, then set trust_remote_code: true",
@@ -46,34 +40,6 @@ def recipe_findings(recipe: Recipe, spec: ModelSpec, config: Mapping[str, object
         yield warning(
             f"seqlen {recipe.calibration.seqlen} is longer than the model's {longest} tokens",
             f"Set calibration.seqlen: {min(longest, 2048)}",
-        )
-
-
-def _division_findings(recipe: Recipe, spec: ModelSpec) -> Iterator[Finding]:
-    size = recipe.group_size
-    odd_in, odd_out = set(), set()
-    for group in inventory(spec):
-        if group.role in LINEAR_ROLES and len(group.shape) == 2:
-            num_out, num_in = group.shape
-            if num_in % size:
-                odd_in.add(num_in)
-            if num_out % 8:
-                odd_out.add(num_out)
-    if odd_in:
-        fitting = [g for g in (128, 64, 32) if not any(n % g for n in odd_in)]
-        remedy = f"Set group_size: {fitting[0]}" if fitting and fitting[0] != size else "This model cannot be quantized"
-        numbers = ", ".join(map(str, sorted(odd_in)))
-        yield error(f"group_size {size} does not divide {numbers} inputs of a linear", remedy)
-    elif size not in (32, 64, 128):
-        yield warning(
-            f"group_size {size} is not one that LMDeploy's kernels serve (128; TurboMind also 64, 32)",
-            "Set group_size: 128",
-        )
-    if odd_out:
-        yield error(
-            f"eight 4-bit weights make a word, and {', '.join(map(str, sorted(odd_out)))} outputs are no multiple of 8",
-            "This model cannot be quantized",
-            4,
         )
 
 
@@ -107,7 +73,7 @@ def version_findings(recipe: Recipe, spec: ModelSpec, lite: LiteVersion, install
         )
     if not lite.device and recipe.device != "cuda":
         yield error(f"{about} has no --device and runs on cuda", "Set device: cuda, or use another version")
-    yield from _companion_findings(lite, spec, installed)
+    yield from _companion_findings(recipe.method, lite, spec, installed)
 
 
 def _architecture_findings(recipe: Recipe, spec: ModelSpec, lite: LiteVersion, about: str) -> Iterator[Finding]:
@@ -150,10 +116,12 @@ def _dtype_findings(recipe: Recipe, spec: ModelSpec, lite: LiteVersion, about: s
         )
 
 
-def _companion_findings(lite: LiteVersion, spec: ModelSpec, installed: Installation) -> Iterator[Finding]:
+def _companion_findings(
+    method: MethodName, lite: LiteVersion, spec: ModelSpec, installed: Installation
+) -> Iterator[Finding]:
     if not installed.packages:
         return
-    for name, ranges in (*lite.companions, *companions_of(spec.text.architecture)):
+    for name, ranges in (*lite.companions, *companions_of(spec.text.architecture, method)):
         found = installed.packages.get(name)
         if found is None:
             yield error(f"LMDeploy's lite needs {name}, which is not installed", f"pip install '{name}{ranges}'", 5)

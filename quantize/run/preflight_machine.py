@@ -12,9 +12,9 @@ from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory
 from planner.units import format_gib
 from quantize.lite.dataset import TextSize
+from quantize.lite.findings import Finding, error, warning
 from quantize.lite.resources import Needs
 from quantize.recipe.model import DRAWN, Recipe
-from quantize.run.findings import Finding, error, warning
 from quantize.run.staging import is_free
 from quantize.system.machine import Machine, nearest_folder
 

@@ -12,18 +12,19 @@ from typing import Final
 from planner.errors import LmplanError, UsageError
 from planner.model.arch import read_spec
 from planner.model.source import ModelSource, resolve
-from planner.model.spec import ModelSpec, Quantization, QuantMethod
+from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory, size_bytes
-from quantize.checkpoint.draw import drawn_config
 from quantize.checkpoint.expected import ExpectedCheckpoint, expect
+from quantize.checkpoint.make import known_config
 from quantize.lite.command import Folders, build_arguments, stored_dtype
 from quantize.lite.dataset import STANDS_FOR, draw_rows, measure, read_rows
-from quantize.lite.resources import Needs, auto_batch_size, predict
-from quantize.lite.versions import LiteVersion, held_out, lite_version, newest_version
+from quantize.lite.findings import Finding, Severity
+from quantize.lite.methods import METHODS
+from quantize.lite.resources import Needs
+from quantize.lite.versions import LiteVersion, lite_version, newest_version
 from quantize.recipe.file import LoadedRecipe
 from quantize.recipe.model import DRAWN, Recipe, expanded
 from quantize.run import preflight, preflight_machine
-from quantize.run.findings import Finding, Severity
 from quantize.system.installation import Installation, find_installation
 from quantize.system.machine import Machine, look
 
@@ -84,6 +85,7 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
         UsageError, UnsupportedModelError, EnvironmentProblem: there is no such model, or none that lmplan knows.
     """
     recipe = _with_dataset(loaded.recipe)
+    method = METHODS[recipe.method]
     output = recipe.output_folder
     if not output.absolute().name:
         raise UsageError(f"{loaded.place('output')}: output is {recipe.output}, which cannot be made")
@@ -99,12 +101,12 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
     findings += preflight_machine.network_findings(recipe, reachable, _dataset_is_cached(recipe, environment))
     job = Job(recipe, output, source, spec, (), machine, dataset=dataset_argument(recipe), reachable=reachable)
     try:
-        installed = find_installation(environment)
-        lite = lite_version(installed.version)
+        installed = find_installation(environment, method.command)
+        lite = lite_version(installed.version, recipe.method)
     except LmplanError as error:
         findings.append(Finding(Severity.ERROR, error.message, error.hint, error.exit_code))
         # What the run would take can be said all the same, for the newest LMDeploy.
-        lite = lite_version(newest_version())
+        lite = lite_version(newest_version(), recipe.method)
         installed = Installation((), lite.version, {}, frozenset())
     findings += preflight.version_findings(recipe, spec, lite, installed)
     job = replace(job, installed=installed, lite=lite)
@@ -115,13 +117,13 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
 
 def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     """The job with its expected checkpoint, batch size and needs."""
-    recipe, spec, lite, installed, machine = job.recipe, job.spec, job.lite, job.installed, job.machine
+    recipe, spec, lite, installed = job.recipe, job.spec, job.lite, job.installed
+    method = METHODS[recipe.method]
     assert lite is not None and installed is not None
     try:
-        unquantized = held_out(lite, spec.text.architecture)
         expected = expect(
             spec,
-            Quantization(QuantMethod.AWQ, recipe.bits, recipe.group_size, unquantized),
+            method.quantization(recipe, spec, lite),
             stored_dtype(recipe, lite, spec.dtype),
             file_format=lite.weights,
         )
@@ -129,17 +131,16 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
         return replace(job, findings=tuple(findings))  # the finding about sides that do not divide says it
     batch_size = recipe.calibration.batch_size
     if batch_size == "auto":
-        free_gpu_bytes = machine.gpu.free_bytes if machine.gpu else None
-        batch_size = auto_batch_size(recipe, spec, expected, free_gpu_bytes, machine.host_available_bytes)
+        gpu_bytes = job.machine.gpu.free_bytes if job.machine.gpu else None
+        batch_size = method.auto_batch_size(recipe, spec, expected, gpu_bytes, job.machine.host_available_bytes)
     is_here = job.source.folder is not None and not recipe.draw
     download_bytes = 0 if is_here else size_bytes(inventory(spec))
-    needs = predict(recipe, spec, expected, batch_size=batch_size, download_bytes=download_bytes)
-    findings += preflight_machine.machine_findings(recipe, needs, machine)
+    needs = method.needs(recipe, spec, expected, batch_size=batch_size, download_bytes=download_bytes)
+    findings += preflight_machine.machine_findings(recipe, needs, job.machine)
     nowhere = Path("/")
-    words = build_arguments(
-        recipe, lite, Folders(nowhere, nowhere, nowhere, nowhere), dataset=job.dataset, batch_size=batch_size
-    )
+    folders = Folders(nowhere, nowhere, nowhere, nowhere)
     if installed.command:
+        words = build_arguments(method, recipe, lite, folders, dataset=job.dataset, batch_size=batch_size)
         findings += preflight.command_findings(words, installed)
     return replace(job, findings=tuple(findings), expected=expected, batch_size=batch_size, needs=needs)
 
@@ -168,7 +169,7 @@ def ready(job: Job) -> ReadyJob:
 def find_model(recipe: Recipe) -> ModelSource:
     """The model of a recipe: a drawn one, or what `planner.model.source.resolve` finds."""
     if recipe.draw:
-        return ModelSource(recipe.model, dict(drawn_config(recipe.model)), "catalog")
+        return ModelSource(recipe.model, dict(known_config(recipe.model)), "catalog")
     if recipe.revision is None:
         return resolve(recipe.model)
     if "@" in recipe.model:

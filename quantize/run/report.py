@@ -11,8 +11,9 @@ from tabulate import tabulate
 from planner.api.estimate import Plan
 from planner.errors import LmplanError
 from planner.units import format_bytes, format_gib
-from quantize.checkpoint.inspection import Inspection
-from quantize.recipe.model import Deployment, Recipe
+from quantize.lite.inspection import Inspection
+from quantize.lite.methods import METHODS
+from quantize.recipe.model import Recipe, Target
 from quantize.run.manifest import Manifest
 from quantize.run.prepare import Job
 from quantize.run.progress import format_seconds
@@ -29,7 +30,7 @@ def preflight_text(job: Job, name: str) -> str:
         ("recipe", name),
         ("model", _model(job)),
         ("output", str(job.output)),
-        ("format", f"AWQ, {recipe.bits} bits, groups of {recipe.group_size}"),
+        ("format", METHODS[recipe.method].describe(recipe)),
         ("calibration", _calibration(recipe, job.batch_size)),
     ]
     if job.installed is not None:
@@ -43,7 +44,8 @@ def preflight_text(job: Job, name: str) -> str:
     disk_free = "unknown" if machine.disk_free_bytes is None else format_gib(machine.disk_free_bytes)
     if needs is not None:
         if needs.gpu_bytes:
-            there = f"{format_gib(machine.gpu.free_bytes)} free on {machine.gpu.name}" if machine.gpu else "no GPU here"
+            gpu = machine.gpu
+            there = f"{format_gib(gpu.free_bytes)} free on {gpu.product}" if gpu else "no GPU here"
             rows.append(("GPU memory", f"{format_gib(needs.gpu_bytes)} at the peak; {there}"))
         rows += [
             (
@@ -91,7 +93,7 @@ def outcome_text(manifest: Mapping[str, Any] | Manifest, output: Path) -> str:
 
 
 def estimate_text(
-    plan: Plan | LmplanError, deployment: Deployment, output: Path, unmeasured: LmplanError | None = None
+    plan: Plan | LmplanError, deployment: Target, output: Path, unmeasured: LmplanError | None = None
 ) -> str:
     """The estimate of serving the result; where it could not be measured, why not and how to."""
     if isinstance(plan, LmplanError):

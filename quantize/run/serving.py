@@ -13,10 +13,10 @@ from planner.units import format_gib
 from quantize.measure import compare_report
 from quantize.measure.compare import compare
 from quantize.measure.measurement import write
-from quantize.measure.plan import check_version, lmdeploy_version, measure_plan, plan_here
-from quantize.recipe.model import Deployment
+from quantize.measure.plan import check_version, measure_plan, plan_here
+from quantize.recipe.model import Target
 from quantize.run.estimate import QUANT_POLICY
-from quantize.system.installation import find_interpreter
+from quantize.system.installation import find_interpreter, lmdeploy_version
 from quantize.system.interrupts import EndedBySignal
 from quantize.system.local_gpu import local_gpu
 
@@ -32,7 +32,7 @@ class Serving:
 
 
 def measure_result(
-    output: Path, deployment: Deployment, environment: Mapping[str, str], tell: Callable[[str], None]
+    output: Path, deployment: Target, environment: Mapping[str, str], tell: Callable[[str], None]
 ) -> Serving | LmplanError:
     """Serve `output` as the recipe plans, on the first GPU of this machine; a smaller card is imitated.
 
@@ -49,7 +49,7 @@ def measure_result(
         wanted = find_gpu(deployment.gpu, deployment.sm)
         limit = wanted.memory_total_bytes if wanted.memory_total_bytes < facts.free_bytes else None
         python = find_interpreter(environment)
-        installed = lmdeploy_version(python)
+        installed = lmdeploy_version(python, environment)
         wishes = {
             "lmdeploy": deployment.lmdeploy or installed,
             "engine": deployment.engine,

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,7 +79,9 @@ class Staging:
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """Remove all of it."""
+        """Remove all of it, the mark last."""
+        with suppress(OSError):
+            _clean(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -172,7 +174,7 @@ def _lock(root: Path) -> int:
 
 def _clean(root: Path) -> None:
     for entry in root.iterdir():
-        # The mark goes last: a clean-up that is itself killed leaves a folder that is still recognised.
+        # The mark stays: a clean-up that is itself killed leaves a folder that is still recognised.
         if entry.name == _MARK:
             continue
         if entry.is_dir() and not entry.is_symlink():

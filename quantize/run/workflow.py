@@ -13,20 +13,20 @@ from pathlib import Path
 
 from planner import __version__
 from planner.errors import CheckFailedError, EnvironmentProblem
-from quantize.checkpoint.draw import draw
-from quantize.checkpoint.inspection import STATISTICS, Inspection, inspect_or_explain
+from planner.model.fingerprint import config_sha256
+from quantize.checkpoint.make import make
 from quantize.checkpoint.synthetic import MARK
 from quantize.lite.command import Folders, build_arguments, build_environment
 from quantize.lite.dataset import write_dataset
 from quantize.lite.events import Event, Phase, parse_line
 from quantize.lite.failures import explain
-from quantize.run.manifest import NAME, SCHEMA_VERSION, Manifest, Memory, ModelFacts, config_sha256
+from quantize.lite.inspection import STATISTICS, Inspection, inspect_or_explain
+from quantize.lite.methods import METHODS
+from quantize.lite.process import RunResult, run
+from quantize.run.manifest import NAME, SCHEMA_VERSION, Manifest, Memory, ModelFacts
 from quantize.run.prepare import ReadyJob, has_own_rows, own_rows
 from quantize.run.progress import Display, Tracker
 from quantize.run.staging import Staging, open_staging
-from quantize.system.machine import gpu_reader
-from quantize.system.runner import RunResult, run
-from quantize.system.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
     Raises:
         EnvironmentProblem: another run is at work for the output, the disk is full, or the weights cannot be had.
         ChildFailedError: LMDeploy failed or fell silent; the log is kept.
-        InterruptedRunError: the user ended it.
+        EndedBySignal: the user ended it.
         CheckFailedError: the result did not pass; the staging folder is kept for a look.
     """
     with open_staging(job.output) as staging:
@@ -76,7 +76,7 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
             words, child_environment, model = _lay_out(job, environment, staging)
             clock = _Clock()
             result = _run(job, words, child_environment, staging, clock, display)
-            if result.exit_status:
+            if result.exit_code:
                 raise explain(result, str(staging.log))
             inspection = _check(job, staging)
         except BaseException:
@@ -100,7 +100,7 @@ def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) ->
     """Put model and text where they belong; the child's arguments and environment, and the model's folder."""
     recipe = job.recipe
     if recipe.draw:
-        draw(recipe.model, staging.model, fill="random", seed=recipe.seed)
+        make(recipe.model, staging.model, fill="drawn", seed=recipe.seed)
         model = staging.model
     elif job.source.folder is not None:
         model = job.source.folder.absolute()
@@ -111,7 +111,8 @@ def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) ->
         tokens = recipe.calibration.samples * recipe.calibration.seqlen
         write_dataset(staging.work, own_rows(recipe, tokens), job.lite.wikitext_splits)
     folders = Folders(model, staging.work, staging.caches, staging.result)
-    words = build_arguments(recipe, job.lite, folders, dataset=job.dataset, batch_size=job.batch_size)
+    method = METHODS[recipe.method]
+    words = build_arguments(method, recipe, job.lite, folders, dataset=job.dataset, batch_size=job.batch_size)
     child_environment = build_environment(
         environment,
         recipe,
@@ -151,19 +152,12 @@ def _run(
     clock: _Clock,
     display: Display,
 ) -> RunResult:
-    num_layers = job.spec.text.num_layers
-    calibrates = not job.recipe.calibration.data_free
-    steps = {
-        Phase.LOADING: 1,
-        Phase.CALIBRATION: num_layers if calibrates else 0,
-        Phase.SMOOTHING: num_layers if calibrates else 0,
-        Phase.PACKING: job.expected.num_linears,
-        Phase.SAVING: 1,
-    }
+    method = METHODS[job.recipe.method]
+    steps = method.steps(job.recipe, job.spec, job.expected)
     tracker = Tracker(steps, job.needs.phase_seconds)
 
     def on_line(line: str) -> None:
-        event = parse_line(line)
+        event = parse_line(line, method.event)
         if event is not None:
             clock.see(event)
             tracker.see(event)
@@ -176,7 +170,6 @@ def _run(
             folder=staging.work,
             environment=environment,
             log=staging.log,
-            sampler=Sampler(gpu_reader(environment)),
             silence_s=job.recipe.silence_s,
             on_line=on_line,
             keep_fds=(staging.lock_fd,),
@@ -193,8 +186,8 @@ def _check(job: ReadyJob, staging: Staging) -> Inspection:
     _make_readable(staging.result)
     inspection = inspect_or_explain(staging.result, job.expected.groups)
     problems = list(inspection.problems)
-    if inspection.quantization is not None and inspection.quantization.group_size != job.recipe.group_size:
-        problems.append(f"group_size is {inspection.quantization.group_size}, not {job.recipe.group_size}")
+    if inspection.quantization is not None:
+        problems += METHODS[job.recipe.method].result_problems(job.recipe, inspection.quantization)
     if inspection.passed:
         difference = abs(inspection.file_bytes - job.expected.file_bytes)
         if difference > job.recipe.check.bytes_tolerance * job.expected.file_bytes:
@@ -238,9 +231,9 @@ def _manifest(
         seconds=round(result.seconds, 2),
         phase_seconds=clock.phases(),
         predicted_seconds=round(needs.seconds, 2),
-        gpu=Memory(needs.gpu_bytes or None, result.peak.gpu_bytes),
+        gpu=Memory(needs.gpu_bytes or None, result.gpu_peak_bytes),
         gpu_allocated_bytes=clock.gpu_bytes,
-        host=Memory(needs.host_bytes, result.peak.host_bytes),
+        host=Memory(needs.host_bytes, result.host_peak_bytes),
         checkpoint=Memory(job.expected.file_bytes, inspection.file_bytes),
         num_tensors=inspection.num_tensors,
         notes=job.notes,

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from planner.errors import ChildFailedError, EnvironmentProblem
+from quantize.system.child import Answer, ask
 
 EXECUTABLE_VARIABLE: Final = "LMPLAN_LMDEPLOY"
 INSTALL_HINT: Final = (
@@ -45,7 +45,7 @@ class Installation:
         command: the words that start it; arguments follow. Empty where none is installed and one is only assumed.
         version: of LMDeploy.
         packages: name -> version of what it runs with, as far as it could be read.
-        options: the ``--options`` that its auto_awq lists.
+        options: the ``--options`` that the command asked about lists in its --help.
     """
 
     command: tuple[str, ...]
@@ -54,8 +54,12 @@ class Installation:
     options: frozenset[str]
 
 
-def find_installation(environment: Mapping[str, str]) -> Installation:
+def find_installation(environment: Mapping[str, str], command_name: str) -> Installation:
     """The LMDeploy to run: ``LMPLAN_LMDEPLOY``, the one beside this Python, the one on PATH, or this Python's module.
+
+    Args:
+        environment: the user's.
+        command_name: the command of `lmdeploy lite` whose options are asked for.
 
     Raises:
         EnvironmentProblem: there is none, or it does not answer.
@@ -64,11 +68,11 @@ def find_installation(environment: Mapping[str, str]) -> Installation:
     command = _find_command(environment)
     packages = _packages(command, environment)
     version = packages.get("lmdeploy") or _asked_version(command, environment)
-    help_text = _ask((*command, "lite", "auto_awq", "--help"), environment)
-    options = frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_text))
+    help_ = _ask((*command, "lite", command_name, "--help"), environment)
+    options = frozenset(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_.text))
     if "--work-dir" not in options:
         raise ChildFailedError(
-            f"`{' '.join(command)} lite auto_awq --help` lists no --work-dir: {_last_line(help_text)}",
+            f"`{' '.join(command)} lite {command_name} --help` lists no --work-dir: {help_.last_line}",
             "Run it yourself to see what is wrong with this LMDeploy",
         )
     return Installation(command, version, packages, options)
@@ -123,55 +127,59 @@ def _packages(command: tuple[str, ...], environment: Mapping[str, str]) -> Mappi
     if python is None:
         return {}
     try:
-        answer = subprocess.run(
-            [python, "-c", _PROBE, *_PACKAGES],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_ASK_TIMEOUT_S,
-            cwd="/",
-            check=True,
-        )
-        found: dict[str, str] = json.loads(answer.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return _versions(python, environment)
+    except (EnvironmentProblem, ChildFailedError):
         return {}
-    return found
+
+
+def lmdeploy_version(python: str, environment: Mapping[str, str]) -> str:
+    """LMDeploy's version beside the interpreter `python`, without importing it; a local part (+cu128) is left out.
+
+    Raises:
+        EnvironmentProblem: there is no such interpreter, or no LMDeploy.
+    """
+    try:
+        version = _versions(python, environment)["lmdeploy"]
+    except EnvironmentProblem as error:
+        raise EnvironmentProblem(error.message, "--python names another interpreter") from None
+    except (KeyError, ChildFailedError):
+        raise EnvironmentProblem(
+            f"LMDeploy is not installed for {python}",
+            "--python names the interpreter that it is installed for, or: pip install 'lmplan[lmdeploy]'",
+        ) from None
+    return version.partition("+")[0]
+
+
+def _versions(python: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The versions of `_PACKAGES` that are installed for an interpreter."""
+    answer = ask((python, "-c", _PROBE, *_PACKAGES), environment, _ASK_TIMEOUT_S, errors=False)
+    try:
+        found = json.loads(answer.last_line)
+    except ValueError:
+        found = None
+    if answer.code or not isinstance(found, dict):
+        raise ChildFailedError(f"{python} does not say what is installed for it: {answer.last_line}")
+    return {str(name): str(version) for name, version in found.items()}
 
 
 def _asked_version(command: tuple[str, ...], environment: Mapping[str, str]) -> str:
-    text = _ask((*command, "--version"), environment)
     # Imports may print warnings before it; the version is the last line.
-    match = _VERSION.fullmatch(_last_line(text))
+    said = _ask((*command, "--version"), environment).last_line
+    match = _VERSION.fullmatch(said)
     if match is None:
-        raise EnvironmentProblem(f"`{' '.join(command)} --version` answers {_last_line(text)[:80]!r}", INSTALL_HINT)
+        raise EnvironmentProblem(f"`{' '.join(command)} --version` answers {said[:80]!r}", INSTALL_HINT)
     return match[0]
 
 
-def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> str:
+def _ask(command: tuple[str, ...], environment: Mapping[str, str]) -> Answer:
     try:
-        answer = subprocess.run(
-            command,
-            # argparse breaks lines, and options with them, at the terminal's width.
-            env={**environment, "COLUMNS": "500"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_ASK_TIMEOUT_S,
-            cwd="/",
-        )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentProblem(f"`{' '.join(command)}` did not answer in {_ASK_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise EnvironmentProblem(f"cannot run {command[0]}: {error.strerror or error}", INSTALL_HINT) from None
-    text = answer.stdout.decode("utf-8", "replace")
-    if answer.returncode:
+        # argparse breaks lines, and options with them, at the terminal's width.
+        answer = ask(command, {**environment, "COLUMNS": "500"}, _ASK_TIMEOUT_S)
+    except EnvironmentProblem as error:
+        raise EnvironmentProblem(error.message, INSTALL_HINT) from None
+    if answer.code:
         raise ChildFailedError(
-            f"`{' '.join(command)}` fails (exit {answer.returncode}): {_last_line(text)}",
+            f"`{' '.join(command)}` fails (exit {answer.code}): {answer.last_line}",
             "LMDeploy or a package that it needs is broken; run that command to see all of it",
         )
-    return text
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no output"
+    return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner.hardware.gpu import Gpu, catalog
-from quantize.system.gpu_memory import GpuFacts, Nvml
+from quantize.system.nvml import GpuFacts, Nvml
 
 
 def local_gpu(index: int = 0) -> tuple[Gpu, GpuFacts]:

@@ -6,27 +6,11 @@ import errno
 import os
 import shutil
 import stat
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from planner.units import MIB
-
-
-@dataclass(frozen=True, slots=True)
-class GpuState:
-    """A GPU as the driver shows it. `used_bytes` counts every process on it."""
-
-    name: str
-    total_bytes: int
-    used_bytes: int
-
-    @property
-    def free_bytes(self) -> int:
-        """What a new process could take."""
-        return self.total_bytes - self.used_bytes
+from quantize.system.nvml import GpuState, first_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +24,11 @@ class Machine:
 
 def look(folder: Path, environment: Mapping[str, str]) -> Machine:
     """This machine now; disk is that of `folder` or of the nearest folder above it that exists."""
+    gpus = first_gpu(environment)
     return Machine(
         host_available_bytes=host_available_bytes(),
         disk_free_bytes=disk_free_bytes(folder),
-        gpu=read_gpu(environment),
+        gpu=None if gpus is None else gpus.state(0),
     )
 
 
@@ -97,78 +82,6 @@ def nearest_folder(folder: Path) -> Path:
         if not stat.S_ISDIR(mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         return folder
-
-
-def gpu_reader(environment: Mapping[str, str]) -> Callable[[], GpuState | None]:
-    """A function that reads the first GPU that a child with `environment` would see; it is cheap to call often."""
-    index = _first_visible(environment)
-    if index is None:
-        return lambda: None
-    nvml = _open_nvml()
-    if nvml is not None:
-        handle = _handle(nvml, index)
-        if handle is None:
-            return lambda: None
-        return lambda: _ask_nvml(nvml, handle)
-    return lambda: _ask_nvidia_smi(index)
-
-
-def read_gpu(environment: Mapping[str, str]) -> GpuState | None:
-    """The first GPU that a child with `environment` would see, or None."""
-    return gpu_reader(environment)()
-
-
-def _first_visible(environment: Mapping[str, str]) -> str | None:
-    """The first entry of CUDA_VISIBLE_DEVICES: an index or a UUID; "0" where it is not set, None where it is empty."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return "0"
-    first = visible.split(",")[0].strip()
-    return None if first in ("", "-1") else first
-
-
-def _open_nvml() -> Any:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # not installed, no driver, or a driver that does not answer: all mean "no NVML"
-        return None
-    return pynvml
-
-
-def _handle(nvml: Any, index: str) -> Any:
-    try:
-        return nvml.nvmlDeviceGetHandleByIndex(int(index)) if index.isdigit() else nvml.nvmlDeviceGetHandleByUUID(index)
-    except nvml.NVMLError:
-        return None
-
-
-def _ask_nvml(nvml: Any, handle: Any) -> GpuState | None:
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        name = nvml.nvmlDeviceGetName(handle)
-    except nvml.NVMLError:
-        return None
-    return GpuState(name if isinstance(name, str) else name.decode(), int(memory.total), int(memory.used))
-
-
-def _ask_nvidia_smi(index: str) -> GpuState | None:
-    if not shutil.which("nvidia-smi"):
-        return None
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "-i", index, "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-        name, total_mib, used_mib = (part.strip() for part in answer.stdout.strip().split(","))
-        return GpuState(name, int(total_mib) * MIB, int(used_mib) * MIB)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
 
 
 def process_tree(pid: int) -> list[int]:

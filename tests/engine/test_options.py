@@ -23,7 +23,7 @@ from planner.kinds import EngineName, WeightsChoice
 from planner.lmdeploy import options, versions
 from planner.lmdeploy.options import api_server_words, chat_words, full_config
 from planner.lmdeploy.pasted import read_api_server
-from planner.lmdeploy.settings import Settings, Request, decide, defaults
+from planner.lmdeploy.settings import Request, Settings, decide, defaults
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec

@@ -26,6 +26,7 @@ from planner.model.formats import W4A16, store
 from planner.model.tensors import inventory
 from quantize.checkpoint.synthetic import safetensors_header
 from quantize.lite.events import parse_line
+from quantize.lite.methods import METHODS
 from quantize.measure.engine_log import EngineLog
 from quantize.recipe.file import load_recipe
 from quantize.system.lines import LineSplitter
@@ -160,7 +161,8 @@ def _engine_log(rng: random.Random, folder: Path) -> int:
     raw = b"\n".join(_LOG_LINES)
     for line in splitter.feed(mutate_bytes(mutate_text(raw, rng), rng)):
         log.read(line)
-        parse_line(line)
+        for method in METHODS.values():
+            parse_line(line, method.event)
     log.to_object()
     return 0
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from quantize.checkpoint.draw import draw, drawn_config
-from quantize.checkpoint.inspection import inspect_folder
+from quantize.checkpoint.make import known_config, make
+from quantize.lite.inspection import inspect_folder
 
 pytestmark = [
     pytest.mark.lmdeploy,
@@ -98,7 +98,7 @@ def test_scale_search(tmp_path):
 
 def test_drawn_models_load_in_transformers(finished, tmp_path):
     transformers = pytest.importorskip("transformers")
-    draw("tiny-llama", tmp_path / "model", fill="random")
+    make("tiny-llama", tmp_path / "model", fill="drawn")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     text = "Zwölf Boxkämpfer jagen Viktor über den Sylter Deich.\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
@@ -114,7 +114,7 @@ def test_drawn_models_load_in_transformers(finished, tmp_path):
 )
 def test_other_families(tmp_path, architecture, changes):
     """Tied embeddings and query norms; biases."""
-    config = {**drawn_config("tiny-llama"), **changes, "architectures": [architecture], "num_hidden_layers": 1}
+    config = {**known_config("tiny-llama"), **changes, "architectures": [architecture], "num_hidden_layers": 1}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     done = lmplan(tmp_path, "quantize", "tiny-llama", "--set", "model=./model", "--set", "calibration.samples=1")

@@ -1,7 +1,8 @@
-"""A fake GPU, a fake LMDeploy, and lmplan run as a user would."""
+"""A fake GPU and a fake LMDeploy, and lmplan that is run on them."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jsonschema
@@ -18,15 +20,16 @@ import pytest
 from planner import estimate
 from planner.report import jsonform
 from quantize.measure.measurement import Measurement, read
+from tests.commands import LMPLAN, Lmplan
 
-COMMAND = [sys.executable, "-c", "from planner.cli.main import main; main()"]
 FAKES = Path(__file__).with_name("fakes")
 FREE_BYTES = 150_109_880_320
 MODEL = "qwen2.5-0.5b"
 SCHEMA = json.loads((Path(__file__).parents[2] / "planner/data/schemas/measurement-1.schema.json").read_text())
+VERSIONS = '{"lmdeploy": "0.18.0"}'
+"""What the interpreter of a fake says is installed for it."""
 WORDS = ("measure", "--model", MODEL, "--dry-weights")
 OUT_OF_MEMORY = "RuntimeError: [TM][FATAL] CUDA runtime error: out of memory"
-Lmplan = Callable[..., subprocess.CompletedProcess[str]]
 Engine = Callable[..., None]
 
 
@@ -61,10 +64,21 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "gpu"
     folder.mkdir()
     monkeypatch.setenv("FAKE_GPU", str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+    monkeypatch.setenv("PYTHONPATH", f"{FAKES}{os.pathsep}{os.environ['PYTHONPATH']}")
+    for name in ("fake_gpu", "pynvml"):
+        monkeypatch.setitem(sys.modules, name, _loaded(name))
     monkeypatch.setenv("LMPLAN_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return folder
+
+
+def _loaded(name: str) -> ModuleType:
+    """A fake as a module of this process; nothing else of the fakes is to be found here."""
+    spec = importlib.util.spec_from_file_location(name, FAKES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -79,17 +93,9 @@ def engine(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 @pytest.fixture
-def lmplan(tmp_path: Path, gpu: Path) -> Lmplan:
-    """Run lmplan in `tmp_path`."""
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=dict(os.environ)
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run
+def lmplan(gpu: Path, lmplan_here: Lmplan) -> Lmplan:
+    """Run lmplan in `tmp_path`, in this process; what it starts is a process of its own."""
+    return lmplan_here
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def start(tmp_path: Path, gpu: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def begin(*words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, *words],
+            [*LMPLAN, *words],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -118,7 +124,7 @@ def interpreter(tmp_path: Path) -> Callable[[str], str]:
         path = tmp_path / "python"
         path.write_text(
             f"#!{sys.executable}\nimport os, sys, time\n"
-            f"if sys.argv[1] == '-c':\n    print('0.18.0')\n    sys.exit()\n{body}"
+            f"if sys.argv[1] == '-c':\n    print('{VERSIONS}')\n    sys.exit()\n{body}"
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         return str(path)

@@ -11,6 +11,7 @@ import pytest
 
 from planner import estimate
 from planner.report import jsonform
+from quantize.checkpoint import synthetic
 from tests.measure.conftest import as_planned
 
 FAKE = Path(__file__).parents[1] / "quantize" / "fake_lmdeploy.py"
@@ -24,6 +25,7 @@ def lite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("LMPLAN_LMDEPLOY", str(path))
+    monkeypatch.setattr(synthetic, "_POOL_VALUES", 1009)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from planner.units import MIB
-from quantize.measure.measurement import Phase
-from quantize.measure.run import _Limit, _Seen, _speed
+from quantize.measure.measurement import Reading
+from quantize.measure.seen import Seen, TimeLimit
 from tests.measure.conftest import (
     FREE_BYTES,
     OUT_OF_MEMORY,
@@ -86,24 +86,24 @@ def test_hanging_as_planned_is_no_failure(lmplan, engine, tmp_path):
 
 
 def test_a_phase_that_tells_no_time_has_no_speed():
-    seen = _Seen()
-    seen.phases += [Phase("decode", [1], [1], facts) for facts in ({}, {"seconds": 1.0}, {"tokens": 9})]
-    assert _speed(seen) == []
-    seen.phases.append(Phase("decode", [1], [1], {"seconds": 2.0, "tokens": 9, "batch": 3}))
-    assert _speed(seen) == [{"phase": "decode", "batch": 3, "tokens_per_s": 4.5}]
+    seen = Seen()
+    seen.phases += [Reading("decode", [1], [1], facts) for facts in ({}, {"seconds": 1.0}, {"tokens": 9})]
+    assert seen.speed() == []
+    seen.phases.append(Reading("decode", [1], [1], {"seconds": 2.0, "tokens": 9, "batch": 3}))
+    assert seen.speed() == [{"phase": "decode", "batch": 3, "tokens_per_s": 4.5}]
 
 
 def test_waiting_for_room_shortens_the_limit_only_as_long_as_it_waits(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("quantize.measure.run.time.monotonic", lambda: now[0])
-    limit, seen = _Limit(900.0), _Seen()
+    monkeypatch.setattr("quantize.measure.seen.time.monotonic", lambda: now[0])
+    limit, seen = TimeLimit(900.0), Seen()
     assert limit.end(seen) == 1000.0
     seen.log.read("[TM][INFO] out of memory at 0/1")
     now[0] = 200.0
     assert limit.end(seen) == 210.0
     now[0] = 205.0
     assert limit.end(seen) == 210.0
-    seen.phases.append(Phase("loaded", [1], [1]))
+    seen.phases.append(Reading("loaded", [1], [1]))
     assert limit.end(seen) == 1000.0
 
 

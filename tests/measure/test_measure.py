@@ -12,6 +12,7 @@ import pytest
 
 from planner.evidence.ledger import shipped_files
 from planner.model.arch import read_spec
+from planner.model.fingerprint import config_sha256
 from planner.model.source import resolve
 from planner.model.tensors import inventory
 from quantize.checkpoint.synthetic import write_checkpoint
@@ -43,6 +44,7 @@ def test_a_run_that_goes_as_planned(lmplan, engine, gpu, tmp_path):
     assert value["phases"][1]["facts"]["process_bytes"] == [plan["per_gpu"]["total_bytes"]]
     assert value["host"]["lmdeploy"] == "0.18.0" and value["host"]["cuda"] == "13.0"
     assert value["checkpoint"] == {"format": "16-bit", "bytes": 988065536, "synthetic": True}
+    assert value["model"]["config_sha256"] == config_sha256(resolve(MODEL).config)
     assert value["settings"] == plan["settings"]
     assert value["engine_log"]["block_bytes"] == plan["kv_cache"]["block_bytes"]
     assert value["load_peak_bytes"] == plan["per_gpu"]["load_peak_bytes"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.measure.conftest import (
     MODEL,
+    VERSIONS,
     WORDS,
     as_planned,
     file_of,
@@ -67,10 +68,8 @@ def test_no_gpu(lmplan, monkeypatch, visible):
     assert "shows no GPU" in done.stderr and "CUDA_VISIBLE_DEVICES" in done.stderr
 
 
-def test_no_nvidia_ml_py(lmplan, monkeypatch, tmp_path):
-    (tmp_path / "without").mkdir()
-    (tmp_path / "without" / "pynvml.py").write_text("raise ImportError('not here')\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'without'}{os.pathsep}{os.environ['PYTHONPATH']}")
+def test_no_nvidia_ml_py(lmplan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     done = lmplan(*WORDS)
     assert done.returncode == 5
     assert "nvidia-ml-py is not installed" in done.stderr and "pip install nvidia-ml-py" in done.stderr
@@ -78,7 +77,7 @@ def test_no_nvidia_ml_py(lmplan, monkeypatch, tmp_path):
 
 def test_no_lmdeploy(lmplan, interpreter, tmp_path):
     path = Path(interpreter(""))
-    path.write_text(path.read_text().replace("print('0.18.0')", "raise SystemExit(1)"))
+    path.write_text(path.read_text().replace(f"print('{VERSIONS}')", "raise SystemExit(1)"))
     done = lmplan(*WORDS, "--python", str(path))
     assert done.returncode == 5
     assert f"LMDeploy is not installed for {path}" in done.stderr

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from planner.cli.main import main; main()"]
+from quantize.checkpoint import synthetic
+from tests.commands import Lmplan
+
 FAKE = Path(__file__).with_name("fake_lmdeploy.py")
 
 
@@ -33,19 +33,13 @@ def fake(tmp_path, monkeypatch) -> Callable[..., None]:
     return behave
 
 
+@pytest.fixture(autouse=True)
+def few_values(monkeypatch):
+    """Draw a prime number of values that takes no seconds, where the test does not ask for others."""
+    monkeypatch.setattr(synthetic, "_POOL_VALUES", 1009)
+
+
 @pytest.fixture
-def lmplan(tmp_path):
-    """Run lmplan in `tmp_path` as a user would."""
-
-    def run(*words: str, **options) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=dict(os.environ),
-            **options,
-        )
-
-    return run
+def lmplan(lmplan_here: Lmplan) -> Lmplan:
+    """Run lmplan in `tmp_path`, in this process; what it starts is a process of its own."""
+    return lmplan_here

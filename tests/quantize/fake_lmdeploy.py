@@ -25,8 +25,10 @@ from planner.model.arch import read_spec
 from planner.model.dtypes import DType
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
+from quantize.checkpoint import synthetic
 from quantize.checkpoint.synthetic import write_checkpoint
 
+synthetic._POOL_VALUES = 1009  # drawing a million values takes seconds
 BEHAVIOUR = json.loads(os.environ.get("FAKE_LMDEPLOY", "{}"))
 OPTIONS = (
     "--revision --download-dir --work-dir --calib-dataset --calib-samples --calib-seqlen --batch-size --search-scale "
@@ -99,7 +101,7 @@ def write_result(arguments: argparse.Namespace, result: Path, config: dict, grou
         stored = stored[:-1]
     assert all(group.dtype in (DType.F16, DType.I32) for group in stored)
     path = write_checkpoint(
-        result, quantized_config({**config, "torch_dtype": "float16"}, quantization), stored, fill="random"
+        result, quantized_config({**config, "torch_dtype": "float16"}, quantization), stored, fill="drawn"
     )
     (result / "LMPLAN_SYNTHETIC").unlink()
     if BEHAVIOUR.get("no_tokenizer"):

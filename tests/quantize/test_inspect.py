@@ -12,17 +12,17 @@ from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.rewrite import quantized_config
 from planner.model.tensors import inventory
-from quantize.checkpoint.draw import drawn_config
-from quantize.checkpoint.inspection import inspect_folder
+from quantize.checkpoint.make import known_config
 from quantize.checkpoint.synthetic import write_checkpoint
+from quantize.lite.inspection import inspect_folder
 from quantize.run.manifest import read_manifest
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    config = drawn_config("tiny-llama")
+    config = known_config("tiny-llama")
     groups = formats.store(inventory(read_spec(config, "tiny")), formats.W4A16)
-    write_checkpoint(tmp_path / "awq", quantized_config(config, formats.W4A16), groups, fill="random")
+    write_checkpoint(tmp_path / "awq", quantized_config(config, formats.W4A16), groups, fill="drawn")
     return tmp_path / "awq"
 
 

@@ -38,14 +38,14 @@ def alone(tmp_path, monkeypatch):
 
 def test_missing(alone):
     with pytest.raises(EnvironmentProblem, match="not installed") as caught:
-        find_installation({"PATH": str(alone)})
+        find_installation({"PATH": str(alone)}, "auto_awq")
     assert "pip install lmdeploy" in caught.value.hint
 
 
 def test_on_path_and_named(alone):
     path = script(alone / "bin", ANSWERS)
     for environment in ({"PATH": str(path.parent)}, {"LMPLAN_LMDEPLOY": str(path), "PATH": "/usr/bin:/bin"}):
-        found = find_installation({"PATH": "/usr/bin:/bin", **environment} | {"PATH": f"{path.parent}:/usr/bin:/bin"})
+        found = find_installation({**environment, "PATH": f"{path.parent}:/usr/bin:/bin"}, "auto_awq")
         assert found.command == (str(path),)
         assert found.version == "0.18.0"
         assert found.options == {"--work-dir", "--w-bits"}
@@ -63,7 +63,7 @@ def test_as_a_module_of_this_python(monkeypatch, tmp_path):
     python.symlink_to(sys.executable)
     monkeypatch.setattr(installation.sys, "executable", str(python))
     monkeypatch.setattr(installation, "find_spec", lambda name: object())
-    found = find_installation({"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)})
+    found = find_installation({"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}, "auto_awq")
     assert found.command[0] == str(python) and found.command[-2:] == ("-m", "lmdeploy")
     assert found.version == "0.18.0"
 
@@ -93,7 +93,7 @@ def test_the_interpreter_behind_a_script(tmp_path, head, python):
 def test_one_that_does_not_answer(alone, text, error, said):
     path = script(alone / "bin", text)
     with pytest.raises(error) as caught:
-        find_installation({"LMPLAN_LMDEPLOY": str(path), "PATH": "/usr/bin:/bin"})
+        find_installation({"LMPLAN_LMDEPLOY": str(path), "PATH": "/usr/bin:/bin"}, "auto_awq")
     assert said in caught.value.message
 
 
@@ -101,4 +101,4 @@ def test_one_that_cannot_be_run(alone):
     (alone / "file").write_text("")
     for place in (alone / "file", alone, alone / "missing"):
         with pytest.raises(EnvironmentProblem, match="cannot be run"):
-            find_installation({"LMPLAN_LMDEPLOY": str(place)})
+            find_installation({"LMPLAN_LMDEPLOY": str(place)}, "auto_awq")

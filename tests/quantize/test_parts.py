@@ -17,6 +17,8 @@ from quantize.checkpoint.values import look_at
 from quantize.lite.dataset import draw_rows, measure, read_rows, write_dataset
 from quantize.lite.events import Event, Phase, parse_line
 from quantize.lite.failures import last_meaningful_line
+from quantize.lite.methods import METHODS
+from quantize.recipe.model import MethodName
 from quantize.run.progress import PlainLines, Tracker, format_seconds, make_display
 from quantize.run.staging import clean_leftover, is_free, open_staging
 from quantize.system.lines import LineSplitter
@@ -43,7 +45,7 @@ from quantize.system.lines import LineSplitter
     ],
 )
 def test_lines_of_lmdeploy(line, event):
-    assert parse_line(line) == event
+    assert parse_line(line, METHODS[MethodName.AWQ].event) == event
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))

@@ -12,13 +12,14 @@ from planner.model.formats import W4A16
 from planner.model.source import ModelSource, resolve
 from quantize.checkpoint.expected import expect
 from quantize.lite.dataset import TextSize
+from quantize.lite.findings import Severity
 from quantize.lite.resources import Needs
 from quantize.lite.versions import lite_version
-from quantize.recipe.model import Recipe
+from quantize.recipe.model import MethodName, Recipe
 from quantize.run import preflight, preflight_machine
-from quantize.run.findings import Severity
 from quantize.system.installation import Installation
-from quantize.system.machine import GpuState, Machine
+from quantize.system.machine import Machine
+from quantize.system.nvml import GpuState
 
 GOOD = {"torch": "2.11.0", "transformers": "5.17.0", "datasets": "4.8.5", "accelerate": "1.15.0", "torchvision": "0.26"}
 
@@ -47,7 +48,7 @@ def of_recipe(name="llama-3.1-8b", changes=None, **values):
 
 def of_version(name="llama-3.1-8b", version="0.18.0", packages=GOOD, changes=None, **values):
     _, spec = model(name, **(changes or {}))
-    lite = lite_version(version)
+    lite = lite_version(version, MethodName.AWQ)
     return list(preflight.version_findings(recipe(**values), spec, lite, installation(version, packages)))
 
 

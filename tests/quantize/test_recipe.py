@@ -73,7 +73,7 @@ def test_every_mistake_has_its_line(tmp_path, text, line, said, hint):
 def test_deep_nesting_and_size_are_refused(tmp_path):
     with pytest.raises(UsageError, match="nested too deeply"):
         load_recipe(write(tmp_path, "[" * 500_000), (), {})
-    with pytest.raises(UsageError, match="larger than"):
+    with pytest.raises(UsageError, match="too many for a recipe"):
         load_recipe(write(tmp_path, "#" * (2**20 + 1)), (), {})
 
 

@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-COMMAND = [sys.executable, "-c", "from planner.cli.main import main; main()"]
+from tests.commands import LMPLAN
+
 MANIFEST_SCHEMA = Path(__file__).parents[2] / "quantize/data/manifest.schema.json"
 STAGING = "tiny-llama-w4a16.lmplan-staging"
 OUTPUT = "tiny-llama-w4a16"
@@ -38,7 +38,7 @@ def is_alive(pid: int) -> bool:
 
 def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "quantize", "tiny-llama", *words],
+        [*LMPLAN, "quantize", "tiny-llama", *words],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -228,7 +228,7 @@ def test_full_disk_for_the_log(fake, tmp_path):
     # A limit on the size of files stands for a full disk: writing the log fails in lmplan itself.
     fake(long_line=40 * 2**20)
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 40960; trap "" XFSZ; exec "$@"', "sh", *COMMAND, "quantize", "tiny-llama"],
+        ["sh", "-c", 'ulimit -f 40960; trap "" XFSZ; exec "$@"', "sh", *LMPLAN, "quantize", "tiny-llama"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

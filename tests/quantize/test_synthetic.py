@@ -36,7 +36,7 @@ def test_sparse_file_has_its_length_and_takes_no_disk(tmp_path):
 
 def test_safetensors_reads_names_and_shapes(tmp_path):
     pytest.importorskip("numpy")
-    path = write_checkpoint(tmp_path, TINY, tiny_groups(), fill="random")
+    path = write_checkpoint(tmp_path, TINY, tiny_groups(), fill="drawn")
     with safe_open(path, framework="np") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     assert found == {t.name: t.shape for g in tiny_groups() for t in g.expand()}
@@ -44,7 +44,7 @@ def test_safetensors_reads_names_and_shapes(tmp_path):
 
 def test_random_values_depend_on_the_seed_alone(tmp_path):
     files = [
-        write_checkpoint(tmp_path / str(i), TINY, tiny_groups(), fill="random", seed=seed).read_bytes()
+        write_checkpoint(tmp_path / str(i), TINY, tiny_groups(), fill="drawn", seed=seed).read_bytes()
         for i, seed in enumerate((1, 1, 2))
     ]
     assert files[0] == files[1] != files[2]
@@ -52,7 +52,7 @@ def test_random_values_depend_on_the_seed_alone(tmp_path):
 
 def test_random_weights_are_small_and_norms_near_one(tmp_path):
     numpy = pytest.importorskip("numpy")
-    path = write_checkpoint(tmp_path, TINY, tiny_groups(), fill="random")
+    path = write_checkpoint(tmp_path, TINY, tiny_groups(), fill="drawn")
     with safe_open(path, framework="np") as file:
         weight = file.get_tensor("model.layers.0.self_attn.q_proj.weight").astype(numpy.float32)
         norm = file.get_tensor("model.norm.weight").astype(numpy.float32)

@@ -11,8 +11,9 @@ from packaging.version import Version
 from planner.errors import EnvironmentProblem
 from planner.model.dtypes import DType
 from quantize.lite.command import Folders, build_arguments, build_environment, stored_dtype, unknown_options
+from quantize.lite.methods import METHODS
 from quantize.lite.versions import lite_version, read_data
-from quantize.recipe.model import Recipe
+from quantize.recipe.model import MethodName, Recipe
 
 _RELEASES = """
 0.5.3 0.6.0 0.6.1 0.6.2 0.6.2.post1 0.6.3 0.6.4 0.6.5 0.7.0 0.7.0.post3 0.7.1 0.7.2 0.7.3 0.8.0 0.9.0 0.9.1 0.9.2
@@ -27,30 +28,32 @@ def recipe(**values):
 
 
 def build(version, dataset="wikitext2", **values):
-    return build_arguments(recipe(**values), lite_version(version), FOLDERS, dataset=dataset, batch_size=4)
+    method, lite = METHODS[MethodName.AWQ], lite_version(version, MethodName.AWQ)
+    return build_arguments(method, recipe(**values), lite, FOLDERS, dataset=dataset, batch_size=4)
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_each_release_has_one_band_of_each_subject(release):
-    for subject in ("arguments", "behaviour", "datasets", "architectures", "companions"):
+    data = read_data()
+    shared = {subject: data[subject] for subject in ("loading", "datasets", "companions")}
+    own = {subject: data["awq"][subject] for subject in ("arguments", "behaviour", "architectures")}
+    for subject, entries in {**shared, **own}.items():
         bands = [
-            band
-            for band in read_data()[subject]
-            if SpecifierSet(band["versions"]).contains(Version(Version(release).base_version))
+            band for band in entries if SpecifierSet(band["versions"]).contains(Version(Version(release).base_version))
         ]
         assert len(bands) == 1, (subject, release)
         assert bands[0]["source"]
-    assert lite_version(release).exact
+    assert lite_version(release, MethodName.AWQ).exact
 
 
 def test_versions_out_of_range():
     with pytest.raises(EnvironmentProblem, match=r"older than 0\.5\.3"):
-        lite_version("0.4.0")
+        lite_version("0.4.0", MethodName.AWQ)
     with pytest.raises(EnvironmentProblem, match="no version number"):
-        lite_version("next")
-    newer = lite_version("0.19.0")
-    assert not newer.exact and newer.datasets == lite_version("0.18.0").datasets
-    assert lite_version("0.16.0a1").exact
+        lite_version("next", MethodName.AWQ)
+    newer = lite_version("0.19.0", MethodName.AWQ)
+    assert not newer.exact and newer.datasets == lite_version("0.18.0", MethodName.AWQ).datasets
+    assert lite_version("0.16.0a1", MethodName.AWQ).exact
 
 
 def test_arguments_of_0_5_3():
@@ -106,7 +109,7 @@ def test_unknown_options():
     ],
 )
 def test_float_type_of_the_result(version, wanted, loaded, stored):
-    assert stored_dtype(recipe(dtype=wanted), lite_version(version), loaded) is stored
+    assert stored_dtype(recipe(dtype=wanted), lite_version(version, MethodName.AWQ), loaded) is stored
 
 
 def test_environment_keeps_caches_apart_and_hides_the_gpu_from_cpu_runs():

@@ -1,4 +1,4 @@
-"""Checking a finished AWQ checkpoint: config, every tensor against the inventory, the scales' values, the tokenizer."""
+"""Checking a finished checkpoint: config, every tensor against the inventory, the scales' values, the tokenizer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from planner.model.arch.quantization import read_quantization
 from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, compare, read_folder
 from planner.model.dtypes import DType
 from planner.model.fields import Fields
-from planner.model.rewrite import quantization_section
 from planner.model.source import read_config
-from planner.model.spec import Quantization, QuantMethod
+from planner.model.spec import Quantization
 from planner.model.tensors import TensorGroup, inventory, size_bytes
 from quantize.checkpoint.torch_files import bin_files, read_bin_folder, read_tensors
 from quantize.checkpoint.values import look_at, mapped
+from quantize.lite.method import Method
+from quantize.lite.methods import METHODS, find_method
 
 STATISTICS: Final = ("inputs_stats.pth", "outputs_stats.pth")
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "qwen.tiktoken")
@@ -58,7 +59,7 @@ class Inspection:
 
 
 def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None) -> Inspection:
-    """Check the AWQ checkpoint in `folder`.
+    """Check the quantized checkpoint in `folder`.
 
     Args:
         folder: with config.json, safetensors and a tokenizer.
@@ -72,10 +73,11 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
         raise UsageError(f"there is no folder {folder}", "Give the folder of a checkpoint, with its config.json")
     config = read_config(folder / "config.json")
     quantization = read_quantization(Fields(config))
-    problems = list(_config_problems(config, quantization))
+    method = None if quantization is None else find_method(quantization.method)
+    problems = list(_config_problems(config, quantization, method))
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         problems.append(f"there is no tokenizer: none of {', '.join(_TOKENIZERS)}")
-    if quantization is None or quantization.method is not QuantMethod.AWQ:
+    if quantization is None or method is None:
         return Inspection(tuple(problems), (), quantization=quantization)
     groups = expected
     if groups is None:
@@ -84,7 +86,7 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
         checkpoint = read_folder(folder) or read_bin_folder(folder)
         if checkpoint is None:
             return Inspection((*problems, "there are no weights"), (), quantization=quantization)
-        scale_problems, num_scales = _scale_problems(folder)
+        scale_problems, num_scales = _scale_problems(folder, method.scales_suffix)
     except UsageError as error:
         return Inspection((*problems, error.message), (), quantization=quantization)
     wrong, notes = _compare(groups, checkpoint)
@@ -110,15 +112,14 @@ def weight_files(folder: Path) -> list[Path]:
     return files or bin_files(folder)
 
 
-def _config_problems(config: dict[str, Any], quantization: Quantization | None) -> Iterator[str]:
+def _config_problems(config: dict[str, Any], quantization: Quantization | None, method: Method | None) -> Iterator[str]:
     if quantization is None:
         yield "config.json has no quantization_config: this is not a quantized checkpoint"
-        return
-    if quantization.method is not QuantMethod.AWQ:
-        yield f"config.json says {quantization.method}; expected awq"
-        return
-    if quantization_section(config).get("zero_point") is not True:
-        yield "quantization_config.zero_point is not true; LMDeploy's kernels need zero points"
+    elif method is None:
+        known = ", ".join(method.checkpoint_method.value for method in METHODS.values())
+        yield f"config.json says {quantization.method}; expected {known}"
+    else:
+        yield from method.config_problems(config)
 
 
 def _compare(groups: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
@@ -131,11 +132,11 @@ def _compare(groups: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[l
     return problems, notes
 
 
-def _scale_problems(folder: Path) -> tuple[list[str], int]:
+def _scale_problems(folder: Path, suffix: str) -> tuple[list[str], int]:
     problems: list[str] = []
     number = 0
     for path in weight_files(folder):
-        for name, dtype, words in _scales(path):
+        for name, dtype, words in _scales(path, suffix):
             number += 1
             if dtype not in (DType.F16, DType.BF16):
                 continue  # the comparison of dtypes has reported it
@@ -147,17 +148,17 @@ def _scale_problems(folder: Path) -> tuple[list[str], int]:
     return problems, number
 
 
-def _scales(path: Path) -> Iterator[tuple[str, DType, bytes | memoryview]]:
+def _scales(path: Path, suffix: str) -> Iterator[tuple[str, DType, bytes | memoryview]]:
     """Name, dtype and bytes of the scales in a file whose header was checked before."""
     if path.suffix == ".bin":
-        yield from read_tensors(path, ".scales")
+        yield from read_tensors(path, suffix)
         return
     with mapped(path) as data:
         (header_bytes,) = struct.unpack("<Q", data[:8])
         start = 8 + header_bytes
         header = json.loads(bytes(data[8:start]))
         for name, entry in header.items():
-            if name.endswith(".scales"):
+            if name.endswith(suffix):
                 begin, end = entry["data_offsets"]
                 with data[start + begin : start + end] as words:
                     yield name, DType(entry["dtype"]), words

@@ -1,34 +1,44 @@
-"""GPU memory as the driver counts it, through NVML, sampled from a thread."""
+"""The GPUs of this machine as the driver shows them: NVML, or `nvidia-smi` where its library is not installed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Protocol
 
 from planner.errors import EnvironmentProblem
+from planner.units import MIB
+from quantize.system.child import ask
 
-SAMPLE_INTERVAL_S = 0.005
-"""200 readings a second: each takes about 20 microseconds of the host and none of the GPU."""
+_SMI_WITHIN_S: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
-class GpuFacts:
-    """A GPU of this machine.
+class GpuState:
+    """A GPU at one moment. `used_bytes` counts every process on it, and the driver."""
+
+    product: str
+    memory_total_bytes: int
+    used_bytes: int
+
+    @property
+    def free_bytes(self) -> int:
+        """What a process that starts now can have."""
+        return self.memory_total_bytes - self.used_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts(GpuState):
+    """A GPU and what it is.
 
     Attributes:
         memory_total_bytes: the driver's total, what it keeps for itself included.
-        used_bytes: in use when asked, by the driver too.
         idle_bytes: what the driver holds without any process, as far as that can be told; 0 where it cannot.
     """
 
     index: int
-    product: str
-    memory_total_bytes: int
-    used_bytes: int
     driver: str
     compute_capability: int
     idle_bytes: int = 0
@@ -38,16 +48,27 @@ class GpuFacts:
         """What processes can have together: CUDA's total."""
         return self.memory_total_bytes - self.idle_bytes
 
-    @property
-    def free_bytes(self) -> int:
-        """What a process that starts now can have."""
-        return self.memory_total_bytes - self.used_bytes
+
+class Gpus(Protocol):
+    """Whoever can be asked for the state of a GPU, often."""
+
+    def state(self, index: int) -> GpuState:
+        """GPU `index` now; EnvironmentProblem where it cannot be asked."""
+        ...
+
+    def used_bytes(self, index: int) -> int:
+        """Memory in use on it; EnvironmentProblem where it cannot be asked."""
+        ...
 
 
 class Nvml:
-    """The driver's library, opened once. Devices are numbered as CUDA_VISIBLE_DEVICES shows them."""
+    """The driver's library, opened once. Devices are numbered as CUDA_VISIBLE_DEVICES shows them.
 
-    def __init__(self) -> None:
+    Raises:
+        EnvironmentProblem: no library, no driver, or no GPU.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         try:
             import pynvml
         except ImportError:
@@ -57,7 +78,8 @@ class Nvml:
         self._nvml: Any = pynvml
         try:
             pynvml.nvmlInit()
-            self._names = _visible_names(pynvml.nvmlDeviceGetCount())
+            names = _visible_names(environment)
+            self._names = [str(i) for i in range(pynvml.nvmlDeviceGetCount())] if names is None else names
             self._handles = [self._handle(name) for name in self._names]
         except (pynvml.NVMLError, OSError) as error:
             raise EnvironmentProblem(f"the NVIDIA driver cannot be reached: {error}", "Is there a GPU?") from None
@@ -97,6 +119,12 @@ class Nvml:
         """Memory in use on a device, by all processes and the driver."""
         return int(self._ask(self._nvml.nvmlDeviceGetMemoryInfo, self._handles[index]).used)
 
+    def state(self, index: int) -> GpuState:
+        """A device now, for little."""
+        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, self._handles[index])
+        product = _text(self._ask(self._nvml.nvmlDeviceGetName, self._handles[index]))
+        return GpuState(product, int(memory.total), int(memory.used))
+
     def facts(self, index: int) -> GpuFacts:
         """What a device is.
 
@@ -105,13 +133,13 @@ class Nvml:
         """
         self.check((index,))
         handle = self._handles[index]
-        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
+        state = self.state(index)
         major, minor = self._ask(self._nvml.nvmlDeviceGetCudaComputeCapability, handle)
         return GpuFacts(
+            product=state.product,
+            memory_total_bytes=state.memory_total_bytes,
+            used_bytes=state.used_bytes,
             index=index,
-            product=_text(self._ask(self._nvml.nvmlDeviceGetName, handle)),
-            memory_total_bytes=int(memory.total),
-            used_bytes=int(memory.used),
             driver=_text(self._ask(self._nvml.nvmlSystemGetDriverVersion)),
             compute_capability=10 * int(major) + int(minor),
             idle_bytes=self._idle_bytes(handle),
@@ -145,11 +173,55 @@ class Nvml:
             return []
 
 
-def _visible_names(count: int) -> list[str]:
-    """Indices or UUIDs as CUDA_VISIBLE_DEVICES gives them; without it every index. -1 ends the list, as for CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+class NvidiaSmi:
+    """The same by the driver's program, 30 ms a question."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def state(self, index: int) -> GpuState:
+        """A device now.
+
+        Raises:
+            EnvironmentProblem: there is no such program, or it does not answer as it should.
+        """
+        query = ("--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits")
+        answer = ask(("nvidia-smi", "-i", self._names[index], *query), os.environ, _SMI_WITHIN_S)
+        try:
+            name, total_mib, used_mib = (part.strip() for part in answer.text.strip().split(","))
+            return GpuState(name, int(total_mib) * MIB, int(used_mib) * MIB)
+        except ValueError:
+            raise EnvironmentProblem(f"nvidia-smi answers {answer.last_line!r}") from None
+
+    def used_bytes(self, index: int) -> int:
+        """Memory in use on a device."""
+        return self.state(index).used_bytes
+
+
+def first_gpu(environment: Mapping[str, str]) -> Gpus | None:
+    """Whoever can be asked for GPU 0, the first that a child with `environment` would see; None where it sees none."""
+    names = _visible_names(environment)
+    if names == []:
+        return None
+    first = (names or ["0"])[:1]
+    gpus: list[Callable[[], Gpus]] = [lambda: Nvml({**environment, "CUDA_VISIBLE_DEVICES": first[0]})]
+    if shutil.which("nvidia-smi"):
+        gpus.append(lambda: NvidiaSmi(first))
+    for make in gpus:
+        try:
+            found = make()
+            found.state(0)
+        except EnvironmentProblem:
+            continue
+        return found
+    return None
+
+
+def _visible_names(environment: Mapping[str, str]) -> list[str] | None:
+    """Indices or UUIDs as CUDA_VISIBLE_DEVICES gives them; None without it: all. -1 ends the list, as for CUDA."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return [str(index) for index in range(count)]
+        return None
     names: list[str] = []
     for part in visible.split(","):
         name = part.strip()
@@ -161,52 +233,3 @@ def _visible_names(count: int) -> list[str]:
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-class Sampler:
-    """Follows the memory in use on some devices; a context manager. All figures are above what was used before."""
-
-    def __init__(self, nvml: Nvml, devices: tuple[int, ...], interval_s: float = SAMPLE_INTERVAL_S) -> None:
-        self._nvml = nvml
-        self._devices = devices
-        self._interval_s = interval_s
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.base_bytes = {device: nvml.used_bytes(device) for device in devices}
-        self.peak_bytes = dict.fromkeys(devices, 0)
-        self._phase_peak = dict.fromkeys(devices, 0)
-
-    def __enter__(self) -> Sampler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def change(self) -> dict[int, int]:
-        """Bytes above (or below) the base on each device, now."""
-        return {device: self._nvml.used_bytes(device) - self.base_bytes[device] for device in self._devices}
-
-    def now(self) -> dict[int, int]:
-        """Bytes above the base on each device, now; at least 0."""
-        used = {device: max(change, 0) for device, change in self.change().items()}
-        with self._lock:
-            for device, size in used.items():
-                self.peak_bytes[device] = max(self.peak_bytes[device], size)
-                self._phase_peak[device] = max(self._phase_peak[device], size)
-        return used
-
-    def phase_peak(self) -> dict[int, int]:
-        """The most since the last call, on each device."""
-        with self._lock:
-            peak = dict(self._phase_peak)
-            self._phase_peak = dict.fromkeys(self._devices, 0)
-        return peak
-
-    def _watch(self) -> None:
-        # A driver that stops answering shows at the next phase; the thread has nobody to tell.
-        with contextlib.suppress(EnvironmentProblem):
-            while not self._stop.wait(self._interval_s):
-                self.now()
