@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.data import read_json
 from planner.engine.base import Deployment
@@ -11,8 +11,7 @@ from planner.engine.base import Deployment
 _ENGINES = {"turbomind": "TurboMind", "pytorch": "the PyTorch engine"}
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Measured runs of one kind on one GPU with one version.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.data import read_toml
 from planner.hardware import calibration
@@ -12,8 +11,7 @@ from planner.memory.terms import Evidence, Term
 from planner.units import format_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """Bytes that a process holds on a GPU apart from everything that the engine computes.
 
     Attributes:
@@ -41,7 +39,7 @@ def find_host(gpu: Gpu, engine: str, lmdeploy: str) -> Host:
             if lmdeploy == entry["lmdeploy"]:
                 return measured
             # The context is the driver's; the code is that of another version.
-            return replace(_assumed(entry, table["assumed"]), cuda_context=measured.cuda_context)
+            return _assumed(entry, table["assumed"])._replace(cuda_context=measured.cuda_context)
     return _assumed(entries[0], table["assumed"])
 
 

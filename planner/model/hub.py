@@ -18,9 +18,8 @@ from typing import Any, Final, TypeVar
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError
 from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of, declared
+from planner.model.fields import MAX_CONFIG_BYTES
 
-MAX_CONFIG_BYTES: Final = 10_000_000
-"""No published config.json is a hundredth of this."""
 _REQUEST_TIMEOUT_S: Final = 10
 # Above single requests, because the library repeats failed ones. Headers are one request a shard.
 _CONFIG_DEADLINE_S: Final = 25

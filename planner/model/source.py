@@ -6,13 +6,17 @@ import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError, perhaps
-from planner.model import catalog, hub
+from planner.model import catalog
 from planner.model.catalog import CatalogEntry
-from planner.model.checkpoint import INDEX_NAME, Checkpoint, read_folder
-from planner.model.hub import MAX_CONFIG_BYTES, HubFile, HubId
+from planner.model.fields import MAX_CONFIG_BYTES
+
+if TYPE_CHECKING:
+    # Imported by those who need them: a name of the catalog needs neither the Hub nor a checkpoint.
+    from planner.model.checkpoint import Checkpoint
+    from planner.model.hub import HubFile, HubId
 
 CONFIG_NAME: Final = "config.json"
 SYNTHETIC_MARK: Final = "LMPLAN_SYNTHETIC"
@@ -99,6 +103,8 @@ def _from_name(text: str) -> ModelSource:
     elif entry is not None:
         # The Hub's spelling, which the user's may differ from in case.
         text = f"{entry.hf_id}{at}{revision}"
+    from planner.model import hub
+
     hub_id = hub.parse_id(text)
     if hub_id is None:
         raise _unknown(text)
@@ -112,6 +118,8 @@ def _from_name(text: str) -> ModelSource:
 
 
 def _from_folder(folder: Path) -> ModelSource:
+    from planner.model.checkpoint import read_folder
+
     config = folder / CONFIG_NAME
     if not config.is_file():
         hint = f"Give {_KINDS}"
@@ -144,6 +152,8 @@ def _synthetic(folder: Path) -> tuple[str, ...]:
 
 
 def _no_safetensors(folder: Path) -> tuple[str, ...]:
+    from planner.model.checkpoint import INDEX_NAME
+
     if (folder / INDEX_NAME).is_file():
         return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes follow from config.json",)
     if any(folder.glob("*.bin")):
@@ -161,10 +171,12 @@ def _from_catalog(entry: CatalogEntry, *notes: str) -> ModelSource:
 
 
 def _from_hub(hub_id: HubId) -> ModelSource:
+    from planner.model import hub
+
     cached = hub.find_cached(hub_id)
     file = cached or hub.download(hub_id)
     config = read_config(file.config, f"{CONFIG_NAME} of {hub_id}")
-    folder, checkpoint, notes = _hub_weights(HubId(hub_id.repo, file.commit), file)
+    folder, checkpoint, notes = _hub_weights(hub.HubId(hub_id.repo, file.commit), file)
     return ModelSource(
         name=hub_id.repo,
         config=config,
@@ -179,6 +191,9 @@ def _from_hub(hub_id: HubId) -> ModelSource:
 
 def _hub_weights(commit_id: HubId, file: HubFile) -> tuple[Path | None, Checkpoint | None, tuple[str, ...]]:
     """The checkpoint of a Hugging Face id: from its snapshot folder, or the headers that the Hub sends."""
+    from planner.model import hub
+    from planner.model.checkpoint import read_folder
+
     folder = file.config.parent
     notes: tuple[str, ...] = ()
     try:
