@@ -1,4 +1,4 @@
-"""The ways lmplan can say no. Each class carries its exit code; `planner.cli.main.main` prints and exits once."""
+"""The ways lmplan can say no. Each class carries its exit code; `planner.cli.main.run` prints and returns it."""
 
 from __future__ import annotations
 
