@@ -9,7 +9,7 @@ from planner.engine.pick import pick_engine
 from planner.memory.terms import FORMULA, Evidence, KvCache, Term
 from planner.model.formats import store
 from planner.model.tensors import inventory, num_parameters, size_bytes
-from planner.units import format_bytes, format_gib
+from planner.units import counted, format_bytes, format_gib
 
 SERVES = "serves"
 DIES_LOADING = "dies while loading"
@@ -170,31 +170,33 @@ def _kv_term(engine: Engine, kv: KvCache, free_bytes: int, before: tuple[Term, .
         engine.kv_cache(max(high_free, 0)).budget_bytes,
         evidence,
         kv.formula,
-        f"{kv.blocks} blocks of {kv.block_tokens} tokens",
+        f"{counted(kv.blocks, 'block')} of {kv.block_tokens} tokens",
     )
 
 
 def _verdict(free_bytes: int, start: _Start) -> tuple[str, tuple[str, ...]]:
     if start.load_bytes > free_bytes:
         return DIES_LOADING, (
-            f"loading takes {format_gib(start.load_bytes)} and {format_gib(free_bytes)} are free: "
-            f"{format_gib(start.load_bytes - free_bytes)} short",
+            f"loading needs {format_gib(start.load_bytes)}, but only {format_gib(free_bytes)} is free: "
+            f"{format_bytes(start.load_bytes - free_bytes)} short",
         )
     kv = start.kv
     if start.free_at_kv_bytes <= 0 or kv.blocks == 0:
+        if start.free_at_kv_bytes <= 0:
+            return NO_ROOM, ("nothing is left when the KV cache is sized",)
         return NO_ROOM, (
-            f"{format_gib(max(start.free_at_kv_bytes, 0))} are left when the KV cache is sized; "
-            f"{format_bytes(kv.budget_bytes)} of it hold no block of {format_bytes(kv.block_bytes)}",
+            f"{format_bytes(start.free_at_kv_bytes)} is left when the KV cache is sized; its share of that, "
+            f"{format_bytes(kv.budget_bytes)}, does not hold a block of {format_bytes(kv.block_bytes)}",
         )
     if start.peak_bytes > free_bytes:
         return DIES_STARTING, (
-            f"with the KV cache the process needs {format_gib(start.peak_bytes)} and {format_gib(free_bytes)} are "
-            f"free: {format_gib(start.peak_bytes - free_bytes)} short; a smaller --cache-max-entry-count leaves more",
+            f"with the KV cache the process needs {format_gib(start.peak_bytes)}, but only {format_gib(free_bytes)} is "
+            f"free: {format_bytes(start.peak_bytes - free_bytes)} short; lower --cache-max-entry-count",
         )
     if start.stalls_at_tokens is not None:
         return HANGS_STARTING, (
-            f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and "
-            f"LMDeploy waits for room without end; --session-len {kv.tokens} avoids that",
+            f"the KV cache holds {counted(kv.tokens, 'token')}, but a warm-up request has "
+            f"{start.stalls_at_tokens:,}, so LMDeploy waits for room forever; --session-len {kv.tokens} avoids that",
         )
     return SERVES, ()
 
@@ -210,12 +212,13 @@ def _warnings(deployment: Deployment, kv: KvCache, total_bytes: int, terms: tupl
     spare = deployment.free_bytes - total_bytes
     if growth > spare:
         warnings.append(
-            f"under full load the process can grow by {format_gib(growth)} and {format_gib(spare)} are spare; "
-            "a smaller ratio, batch or --max-prefill-token-num leaves room"
+            f"under full load the process can grow by {format_bytes(growth)}, but only {format_bytes(spare)} is spare; "
+            "lower the ratio, the batch size or --max-prefill-token-num"
         )
     session_len = deployment.settings.session_len
     if kv.tokens < session_len:
         warnings.append(
-            f"the KV cache holds {kv.tokens:,} tokens, fewer than one session of {session_len:,}; longer requests fail"
+            f"the KV cache holds {counted(kv.tokens, 'token')}, fewer than one session of {session_len:,}; "
+            "longer requests fail"
         )
     return tuple(warnings)

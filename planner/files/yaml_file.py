@@ -1,4 +1,4 @@
-"""A YAML file read with the line of every value, so that all of its errors can be told at once."""
+"""A YAML file read with the line of every value, so that all of its errors are reported together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from planner.errors import UsageError, perhaps
+from planner.units import counted
 
 MAX_FILE_BYTES: Final = 4 * 2**20
 
@@ -60,7 +61,7 @@ class YamlReader:
         """
         lines = [f"{path.name}:{line}: {problem}" for line, problem in sorted(set(self.problems))]
         if lines:
-            raise UsageError("\n".join([f"{path} has {len(lines)} error{'s' if len(lines) > 1 else ''}", *lines]))
+            raise UsageError("\n".join([f"{path} has {counted(len(lines), 'error')}", *lines]))
 
     def entries(self, top: Entry, key: str, needed: bool) -> Iterator[yaml.Node]:
         """The nodes of a list."""

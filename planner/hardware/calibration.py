@@ -52,7 +52,7 @@ def _entries(file: Path) -> tuple[dict[str, Any], ...]:
         raise UsageError(f"{file} is not of the schema {SCHEMA}", "lmplan calibrate --reset removes it")
     entries = value.get("hosts")
     if not isinstance(entries, list):
-        raise UsageError(f"{file}: hosts is no list", "lmplan calibrate --reset removes it")
+        raise UsageError(f"{file}: hosts is not a list", "lmplan calibrate --reset removes it")
     for entry in entries:
         _check(entry, file)
     return tuple(entries)
@@ -61,7 +61,7 @@ def _entries(file: Path) -> tuple[dict[str, Any], ...]:
 def _check(entry: Any, file: Path) -> None:
     hint = "lmplan calibrate --reset removes it"
     if not isinstance(entry, dict):
-        raise UsageError(f"{file}: an entry of hosts is no object", hint)
+        raise UsageError(f"{file}: an entry of hosts is not an object", hint)
     for name in _FIELDS:
         if name not in entry:
             raise UsageError(f"{file}: {name} is missing", hint)

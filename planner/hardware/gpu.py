@@ -77,7 +77,7 @@ def find_gpu(text: str, sm: int | None = None) -> Gpu:
         return _by_size(text, sm)
     gpu = _by_name(text)
     if sm is not None:
-        raise UsageError(f"--sm goes with a size such as 24GiB; {gpu.name} has its own compute capability")
+        raise UsageError(f"--sm goes with a size, e.g. 24GiB; the compute capability of {gpu.name} is known")
     return gpu
 
 
@@ -108,11 +108,11 @@ def _by_name(text: str) -> Gpu:
 def _by_size(text: str, sm: int | None) -> Gpu:
     if sm is None:
         raise UsageError(
-            f"--gpu {text} needs --sm, the compute capability that decides the kernels",
-            "Such as --sm 80 for A100 or --sm 89 for RTX 4090 and L40S",
+            f"--gpu {text} needs --sm, the compute capability, which decides the kernels",
+            "E.g. --sm 80 for an A100, --sm 89 for an RTX 4090 or L40S",
         )
     if not 70 <= sm <= 130:
-        raise UsageError(f"--sm is {sm}; expected 70 (V100) to 130, such as 80 or 89")
+        raise UsageError(f"--sm is {sm}; expected 70 (V100) to 130, e.g. 80 or 89")
     try:
         total_bytes = parse_bytes(text)
     except ValueError as error:

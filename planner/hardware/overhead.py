@@ -8,7 +8,7 @@ from planner.data import read_toml
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu
 from planner.memory.terms import Evidence, Term
-from planner.units import format_bytes
+from planner.units import counted, format_bytes
 
 
 class Host(NamedTuple):
@@ -55,7 +55,7 @@ def _calibrated(gpu: Gpu, engine: str, lmdeploy: str) -> dict[str, Any] | None:
 
 
 def _measured(entry: dict[str, Any], how: str = "") -> Host:
-    where = f"{entry['runs']} runs, {entry['product']}, LMDeploy {entry['lmdeploy']}"
+    where = f"{counted(entry['runs'], 'run')}, {entry['product']}, LMDeploy {entry['lmdeploy']}"
     evidence = Evidence("measured", f"{how}, {where}" if how else where)
 
     def term(name: str, size_bytes: int, what: str, spread_bytes: int = 0) -> Term:
@@ -117,7 +117,7 @@ def communicator(tp: int, gpu: Gpu, engine: str, lmdeploy: str) -> tuple[Term, T
         where = table["host"][0]["product"]
         measured = entry["tp"] == tp and gpu.product == where
     low, high = (1.0, 1.0) if measured else (assumed["communicator_low_ratio"], assumed["communicator_high_ratio"])
-    runs = f"{entry['runs']} run{'s' if entry['runs'] != 1 else ''}"
+    runs = counted(entry["runs"], "run")
     evidence = Evidence("measured" if measured else "assumed", f"{runs} with tp {entry['tp']} on {where}")
 
     def term(name: str, size_bytes: int, what: str) -> Term:

@@ -75,7 +75,7 @@ def read_header(path: Path) -> tuple[HeaderTensor, ...]:
                 raise _truncated(path, file_bytes, "its header")
             (header_bytes,) = _LENGTH.unpack(start)
             if header_bytes > MAX_HEADER_BYTES:
-                raise UsageError(f"{path} is no safetensors file: it claims a header of {header_bytes} bytes")
+                raise UsageError(f"{path} is not a safetensors file: it claims a header of {header_bytes} bytes")
             header = file.read(header_bytes)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
@@ -140,7 +140,7 @@ def declared(name: str, dtype_name: object, shape: object, where: str) -> Header
         _refuse(where, name, f"has dtype {str(dtype_name)[:20]!r}, which lmplan does not know")
     # 2**48: no side of a real tensor comes near, and a product of a few stays a number that prints.
     if type(shape) is not list or len(shape) > 16 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
-        _refuse(where, name, "has a shape that is no list of sizes")
+        _refuse(where, name, "has a shape that is not a list of sizes")
     return HeaderTensor(name, tuple(shape), dtype)
 
 
@@ -195,7 +195,7 @@ def _indexed_shards(index: Path) -> dict[Path, set[str] | None]:
     shards: dict[str, set[str]] = {}
     for name, file_name in weight_map.items():
         if type(file_name) is not str or Path(file_name).name != file_name:
-            raise UsageError(f"{index} puts tensor {name[:120]!r} in {str(file_name)[:60]!r}, which is no file name")
+            raise UsageError(f"{index} puts tensor {name[:120]!r} in {str(file_name)[:60]!r}, which is not a file name")
         shards.setdefault(file_name, set()).add(name)
     missing = sorted(name for name in shards if not (index.parent / name).is_file())
     if missing:

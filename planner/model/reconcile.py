@@ -11,7 +11,7 @@ from typing import Final
 from planner.model.checkpoint import Checkpoint, HeaderTensor
 from planner.model.dtypes import DType
 from planner.model.tensors import Role, TensorGroup
-from planner.units import format_bytes
+from planner.units import counted, format_bytes
 
 _MAX_DIFFERENCES: Final = 12
 
@@ -59,7 +59,7 @@ def compare(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> list[s
     if not lines:
         return []
     if len(lines) > _MAX_DIFFERENCES:
-        lines[_MAX_DIFFERENCES:] = [f"{len(lines) - _MAX_DIFFERENCES} more kinds of tensors differ"]
+        lines[_MAX_DIFFERENCES:] = [f"and {counted(len(lines) - _MAX_DIFFERENCES, 'other kind')} of tensor"]
     expected_bytes = sum(group.size_bytes for group in expected)
     if expected_bytes != checkpoint.total_bytes:
         change = checkpoint.total_bytes - expected_bytes
@@ -102,7 +102,7 @@ def _unknown_tensors(expected: tuple[TensorGroup, ...], unknown: list[HeaderTens
             yield f"{kind}: stored as well ({size}), though tie_word_embeddings makes it the embedding"
             continue
         number = "" if len(tensors) == 1 else f"{len(tensors)} tensors, "
-        yield f"{kind}: stored and not known from config.json ({number}{size})"
+        yield f"{kind}: stored, but not expected from config.json ({number}{size})"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONFIG_NAME: Final = "config.json"
 SYNTHETIC_MARK: Final = "LMPLAN_SYNTHETIC"
 """The file beside weights that lmplan drew."""
-_KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id such as org/name@main"
+_KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id e.g. org/name@main"
 
 Origin = Literal["folder", "file", "catalog", "cache", "hub"]
 
@@ -113,7 +113,7 @@ def _from_name(text: str) -> ModelSource:
     except LmplanError as error:
         if entry is None or at:
             raise _with_nearest(error, hub_id) from None
-        note = f"{error.message}; planned from the config.json of {entry.hf_id} that lmplan ships"
+        note = f"{error.message}; planned from the config.json of {entry.hf_id} shipped with lmplan"
         return _from_catalog(entry, note)
 
 
@@ -147,7 +147,7 @@ def _folder_name(folder: Path) -> str:
 
 def _synthetic(folder: Path) -> tuple[str, ...]:
     if (folder / SYNTHETIC_MARK).exists():
-        return (f"lmplan drew the weights of {folder} from their shapes: measure with them, never serve them",)
+        return (f"the weights of {folder} are random, made by lmplan for measuring: never serve them",)
     return ()
 
 
@@ -155,9 +155,9 @@ def _no_safetensors(folder: Path) -> tuple[str, ...]:
     from planner.model.checkpoint import INDEX_NAME
 
     if (folder / INDEX_NAME).is_file():
-        return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes follow from config.json",)
+        return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes are computed from config.json",)
     if any(folder.glob("*.bin")):
-        return (f"the weights of {folder} are not safetensors: their bytes follow from config.json",)
+        return (f"the weights of {folder} are not safetensors: their bytes are computed from config.json",)
     return ()
 
 
@@ -200,18 +200,18 @@ def _hub_weights(commit_id: HubId, file: HubFile) -> tuple[Path | None, Checkpoi
         checkpoint = read_folder(folder)
     except UsageError as error:
         # A download that stopped half way is no reason not to plan.
-        notes = (f"the weights in the local cache are not whole ({error.message})",)
+        notes = (f"the weights in the local cache are incomplete ({error.message})",)
     else:
         if checkpoint is not None:
             return folder, checkpoint, ()
     if hub.is_offline():
-        return None, None, (*notes, "HF_HUB_OFFLINE is set: the bytes of the weights follow from config.json")
+        return None, None, (*notes, "HF_HUB_OFFLINE is set: the bytes of the weights are computed from config.json")
     try:
         checkpoint = hub.read_headers(commit_id)
     except EnvironmentProblem as error:
-        return None, None, (*notes, f"{error.message}; the bytes of the weights follow from config.json")
+        return None, None, (*notes, f"{error.message}; the bytes of the weights are computed from config.json")
     if checkpoint is None:
-        notes = (*notes, f"{commit_id.repo} has no safetensors: the bytes of the weights follow from config.json")
+        notes = (*notes, f"{commit_id.repo} has no safetensors: the bytes of the weights are computed from config.json")
     return None, checkpoint, notes
 
 
