@@ -1,6 +1,6 @@
 """Plan the GPU memory of language models served by LMDeploy.
 
->>> from planner import estimate
+>>> from planner import estimate  # or from lmplan: the same
 >>> plan = estimate("internlm2_5-7b", "a100-24g")
 >>> plan.verdict
 'serves'
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from planner.api.estimate import estimate as estimate
 
 __version__ = "0.1.0"
+DISTRIBUTION = "lmplan"
+"""By which the package `lmplan` tells this one from another distribution's `planner`."""
 __all__ = ["__version__", "estimate"]
 
 

@@ -1,8 +1,7 @@
-"""The ways lmplan can say no. Each class carries its exit code; `planner.cli.main.main` prints and exits once."""
+"""The ways lmplan can say no. Each class carries its exit code; `planner.cli.main.run` prints and returns it."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -64,6 +63,8 @@ class CheckFailedError(LmplanError):
 
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The `limit` names of `known` closest to `word`, best first; case does not count."""
+    import difflib  # only where a name is unknown
+
     by_lower = {name.lower(): name for name in known}
     hits = difflib.get_close_matches(word.lower(), by_lower, n=limit, cutoff=0.5)
     return [by_lower[hit] for hit in hits]

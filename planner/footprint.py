@@ -11,7 +11,7 @@ from planner.memory.terms import FORMULA, Evidence, Term
 from planner.model.formats import store
 from planner.model.tensors import inventory, num_parameters, size_bytes
 from planner.start import End, Start, Startup
-from planner.units import format_bytes, format_gib
+from planner.units import counted, format_bytes, format_gib
 
 SERVES = "serves"
 DIES_LOADING = "dies while loading"
@@ -141,7 +141,7 @@ def _kv_term(startup: Startup, kv: KvCache) -> Term:
         startup.kv_cache(End.LOW).budget_bytes,
         evidence,
         kv.formula,
-        f"{kv.blocks} blocks of {kv.block_tokens} tokens",
+        f"{counted(kv.blocks, 'block')} of {kv.block_tokens} tokens",
     )
 
 
@@ -163,25 +163,27 @@ def _verdict(startup: Startup, start: Start) -> tuple[str, tuple[str, ...]]:
     fate = _fate(startup, start)
     if fate == DIES_LOADING:
         return fate, (
-            f"loading takes {format_gib(start.load_bytes)} and {format_gib(free_bytes)} are free: "
-            f"{format_gib(start.load_bytes - free_bytes)} short",
+            f"loading needs {format_gib(start.load_bytes)}, but only {format_gib(free_bytes)} is free: "
+            f"{format_bytes(start.load_bytes - free_bytes)} short",
         )
     if fate == NO_ROOM:
+        if start.free_at_kv_bytes <= 0:
+            return fate, ("nothing is left when the KV cache is sized",)
         return fate, (
-            f"{format_gib(max(start.free_at_kv_bytes, 0))} are left when the KV cache is sized; "
-            f"{format_bytes(kv.budget_bytes)} of it hold no block of {format_bytes(kv.block_bytes)}",
+            f"{format_bytes(start.free_at_kv_bytes)} is left when the KV cache is sized; its share of that, "
+            f"{format_bytes(kv.budget_bytes)}, does not hold a block of {format_bytes(kv.block_bytes)}",
         )
     if fate == DIES_STARTING:
         percent = _largest_percent(startup, lambda peak, _: peak <= free_bytes)
         helps = f"--cache-max-entry-count {percent / 100:g} leaves enough" if percent else "no ratio leaves enough"
         return fate, (
-            f"with the KV cache the process needs {format_gib(start.peak_bytes)} and {format_gib(free_bytes)} are "
-            f"free: {format_gib(start.peak_bytes - free_bytes)} short; {helps}",
+            f"with the KV cache the process needs {format_gib(start.peak_bytes)}, but only {format_gib(free_bytes)} is "
+            f"free: {format_bytes(start.peak_bytes - free_bytes)} short; {helps}",
         )
     if fate == HANGS_STARTING:
         return fate, (
-            f"the KV cache holds {kv.tokens:,} tokens, a request of the warm-up {start.stalls_at_tokens:,}, and "
-            f"LMDeploy waits for room without end; --session-len {kv.tokens} avoids that",
+            f"the KV cache holds {counted(kv.tokens, 'token')}, but a warm-up request has "
+            f"{start.stalls_at_tokens:,}, so LMDeploy waits for room forever; --session-len {kv.tokens} avoids that",
         )
     return SERVES, ()
 
@@ -215,12 +217,13 @@ def _warnings(startup: Startup, start: Start, terms: tuple[Term, ...]) -> tuple[
         percent = _largest_percent(startup, lambda peak, after: peak + _growth_bytes(after) <= free_bytes)
         ratio = f"--cache-max-entry-count {percent / 100:g}, or " if percent else ""
         warnings.append(
-            f"under full load the process can grow by {format_gib(growth)} and {format_gib(spare)} are spare; "
+            f"under full load the process can grow by {format_bytes(growth)}, but only {format_bytes(spare)} is spare; "
             f"{ratio}a smaller batch or --max-prefill-token-num leaves room"
         )
     session_len = startup.deployment.settings.session_len
     if kv.tokens < session_len:
         warnings.append(
-            f"the KV cache holds {kv.tokens:,} tokens, fewer than one session of {session_len:,}; longer requests fail"
+            f"the KV cache holds {counted(kv.tokens, 'token')}, fewer than one session of {session_len:,}; "
+            "longer requests fail"
         )
     return tuple(warnings)

@@ -26,14 +26,14 @@ _SIZE: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]+)\s*")
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size with its unit, such as ``24GiB`` (2**30) or ``24GB`` (10**9).
+    """Read a size with its unit, e.g. ``24GiB`` (2**30) or ``24GB`` (10**9).
 
     Raises:
         ValueError: there is no unit, the unit is unknown, or the size is zero or absurd.
     """
     match = _SIZE.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is not a size such as 24GiB or 24GB")
+        raise ValueError(f"{text!r} is not a size with its unit, e.g. 24GiB or 24GB")
     number, unit = match.groups()
     factor = _UNITS.get(unit.lower())
     if factor is None:
@@ -58,6 +58,11 @@ def format_bytes(size_bytes: int) -> str:
     if abs(size_bytes) >= KIB:
         return f"{size_bytes / KIB:.1f} KiB"
     return f"{size_bytes} B"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 token``, ``56,832 tokens``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

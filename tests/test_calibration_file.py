@@ -65,7 +65,7 @@ def test_stored_is_found_and_replaced(home: Path) -> None:
         ({"product": "\x1b]0;x\x07"}, "product is '\\x1b]0;x\\x07'; expected a name"),
         ({"lmdeploy": ""}, "lmdeploy is ''"),
         ({"communicator": [{"tp": 2}]}, "an entry of communicator has other keys"),
-        ({"communicator": {}}, "communicator is no list"),
+        ({"communicator": {}}, "communicator is not a list"),
         ({"communicator": [{"tp": 2, "size_bytes": None, "late_bytes": 0, "runs": 1}]}, "size_bytes is None"),
     ],
 )
@@ -88,7 +88,7 @@ def test_every_field_is_needed(home: Path, missing: str) -> None:
     assert calibration.find("NVIDIA L4", "turbomind", "0.18.0") is None
     assert [p.partition("; ")[0].rpartition(": ")[2] for p in calibration.problems()] == [
         f"{missing} is missing",
-        "it is no object",
+        "it is not an object",
     ]
 
 

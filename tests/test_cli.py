@@ -141,7 +141,7 @@ BAD_OPTIONS = {
     "prefill 0": (("--max-prefill-token-num", "0"), "--max-prefill-token-num is 0"),
     "context 0": (("--context", "0"), "--context is 0"),
     "context beyond the session": (("--context", "999999"), "expected 1 to the session length of 32768"),
-    "free without a unit": (("--free", "24"), "'24' is not a size such as 24GiB"),
+    "free without a unit": (("--free", "24"), "'24' is not a size with its unit, e.g. 24GiB"),
     "free of an unknown unit": (("--free", "24pints"), "unknown unit 'pints'"),
     "free 0": (("--free", "0GiB"), "is not between one byte"),
     "more free than there is": (("--free", "50GiB"), "expected at most the 25759318016 bytes"),
@@ -149,7 +149,7 @@ BAD_OPTIONS = {
     "a version that is none": (("--lmdeploy", "newest"), "is not a version"),
     "a version too old": (("--lmdeploy", "0.2.0"), "older than what lmplan knows"),
     "an engine without rules": (("--engine", "pytorch", "--lmdeploy", "0.5.3"), "its rules are known for 0.18.0"),
-    "sm beside a name": (("--sm", "80"), "has its own compute capability"),
+    "sm beside a name": (("--sm", "80"), "the compute capability of a100-24g is known"),
     "unknown option": (("--quantpolicy", "8"), "No such option '--quantpolicy'"),
     "an argument too much": (("extra",), "unexpected extra argument"),
 }
@@ -313,7 +313,7 @@ def test_a_full_disk_is_one_line(words):
 def test_an_ending_of_no_format_is_refused(command, capsys, tmp_path):
     assert run([*command, "-o", str(tmp_path / "plan.pdf")]) == 2
     message, hint = complaint(capsys)
-    assert "no format ends in .pdf" in message
+    assert "the ending .pdf names no format" in message
     assert ".html" in hint
     assert not (tmp_path / "plan.pdf").exists()
 

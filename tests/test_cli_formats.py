@@ -64,7 +64,7 @@ def test_the_schema_can_be_printed(capsys: Capture) -> None:
 def test_explain_prints_every_formula(capsys: Capture) -> None:
     assert estimate("--explain") == 0
     out = capsys.readouterr().out
-    assert "How each number came about" in out
+    assert "How each number is computed" in out
     assert "32 layers x 8 kv heads x 2 x 64 tokens x" in out
     assert "2 x 92544 x 4096 x 2" in out
     assert "load staging" in out
@@ -74,7 +74,7 @@ def test_explain_in_markdown_is_a_code_block(capsys: Capture) -> None:
     assert estimate("--explain", "--format", "markdown") == 0
     out = capsys.readouterr().out
     assert out.count("```") == 4
-    assert "How each number came about" in out
+    assert "How each number is computed" in out
 
 
 @pytest.mark.parametrize("form", ["table", "markdown"])

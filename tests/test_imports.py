@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import lmplan
 import planner
 import quantize
 
-ROOTS = {package.__name__: Path(package.__file__).parent for package in (planner, quantize)}
+ROOTS = {package.__name__: Path(package.__file__).parent for package in (planner, quantize, lmplan)}
 ROOMS = (
     (
         "planner",
@@ -50,6 +51,7 @@ ROOMS = (
     ("quantize.lite",),
     ("quantize.run",),
     ("quantize.cli",),
+    ("lmplan",),
 )
 """Lowest first. A module imports from its own room and from those before it; no room imports one beside it."""
 HEAVY = ("torch", "transformers", "lmdeploy", "huggingface_hub", "safetensors", "pydantic", "rich", "yaml", "numpy")

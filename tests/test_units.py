@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.units import GIB, MIB, ceil_div, ceil_pow2, format_bytes, format_gib, parse_bytes, round_up
+from planner.units import GIB, MIB, ceil_div, ceil_pow2, counted, format_bytes, format_gib, parse_bytes, round_up
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,10 @@ def test_powers_of_two(value: int) -> None:
     power = ceil_pow2(value)
     assert power.bit_count() == 1
     assert power // 2 < value <= power
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 tokens"), (1, "1 token"), (2, "2 tokens"), (56832, "56,832 tokens")]
+)
+def test_a_number_with_its_noun(number: int, text: str) -> None:
+    assert counted(number, "token") == text

@@ -17,7 +17,6 @@ from planner.hardware.gpu import Gpu, find_gpu
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide, read_weights
 from planner.model.arch import read_spec
-from planner.model.checkpoint import adopt, compare
 from planner.model.formats import store
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
@@ -169,6 +168,8 @@ def _checkpoint(source: ModelSource, memory: MemoryEstimate) -> tuple[int, tuple
     """Bytes of the checkpoint that is served. Headers of real files decide; what differs is said."""
     if source.checkpoint is None:
         return memory.checkpoint_bytes, ()
+    from planner.model.reconcile import adopt, compare
+
     spec = memory.deployment.spec
     expected = store(inventory(spec), spec.quantization)
     notes = tuple(compare(expected, source.checkpoint))

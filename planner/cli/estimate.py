@@ -25,15 +25,15 @@ _DEFAULT = ParameterSource.DEFAULT
     "--context",
     type=int,
     metavar="TOKENS",
-    help="Length of a session to plan for.  [default: 8192, or --session-len where that is less]",
+    help="Length of a session to plan for.  [default: 8192, or --session-len if less]",
 )
-@click.option("--explain", is_flag=True, help="Print each term's formula with the numbers put in.")
+@click.option("--explain", is_flag=True, help="Print each term's formula with its numbers.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 @schema_option("estimate-1.schema.json")
 def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any) -> int:
     """Estimate what LMDeploy will hold on a GPU, term by term.
 
-    Exits with 3 when it does not fit; the report is printed all the same.
+    Exits with 3 when it does not fit; the report is still printed.
 
     \b
     lmplan estimate --model internlm2_5-7b --gpu a100-24g

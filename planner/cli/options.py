@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def deployment_options(command: Command) -> Command:
     """Engine, version, weights, KV cache, tensor parallelism and lengths."""
     options = (
-        click.option("--engine", type=click.Choice(EngineName.words()), help="Default: what LMDeploy would take."),
+        click.option("--engine", type=click.Choice(EngineName.words()), help="[default: LMDeploy's choice]"),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
         click.option(
             "--weights",
@@ -40,12 +40,12 @@ def deployment_options(command: Command) -> Command:
             "--cache-max-entry-count",
             type=float,
             metavar="RATIO",
-            help="Share of the memory free after loading that the KV cache takes, or from 1 on its number of blocks in "
+            help="Share of the memory free after loading that the KV cache gets, or from 1 on its number of blocks in "
             "the versions that count them (0.4.0, 0.10 to 0.14).  [default: 0.8]",
         ),
         click.option("--tp", type=int, default=1, show_default=True, help="GPUs that share the model."),
-        click.option("--session-len", type=int, metavar="TOKENS", help="Default: the model's maximum."),
-        click.option("--max-batch-size", type=int, metavar="N", help="Default: LMDeploy's for that GPU."),
+        click.option("--session-len", type=int, metavar="TOKENS", help="[default: the model's maximum]"),
+        click.option("--max-batch-size", type=int, metavar="N", help="[default: LMDeploy's for that GPU]"),
         click.option("--max-prefill-token-num", type=int, metavar="TOKENS", help="[default: 8192]"),
     )
     for option in reversed(options):
@@ -56,11 +56,15 @@ def deployment_options(command: Command) -> Command:
 def gpu_options(command: Command) -> Command:
     """The GPU and what is free on it."""
     options = (
-        click.option("--gpu", required=True, metavar="NAME|SIZE", help="A name of `lmplan gpus`, or such as 24GiB."),
+        click.option(
+            "--gpu", required=True, metavar="NAME|SIZE", help="A name that `lmplan gpus` lists, or a size, e.g. 24GiB."
+        ),
         click.option(
             "--sm", type=int, metavar="CAPABILITY", help="Compute capability of a GPU given by size: 80 for 8.0."
         ),
-        click.option("--free", metavar="SIZE", help="What a neighbour leaves free, such as 24GiB.  [default: all]"),
+        click.option(
+            "--free", metavar="SIZE", help="Memory that other processes leave free, e.g. 24GiB.  [default: all]"
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -81,27 +85,36 @@ def load_options(*, required: bool = True) -> Callable[[Command], Command]:
             required=required,
             multiple=True,
             metavar="NAME|SIZE",
-            help="A name of `lmplan gpus`, or such as 24GiB; again for more kinds to choose from.",
+            help="A name that `lmplan gpus` lists, or a size, e.g. 24GiB; repeat it to offer several kinds.",
         ),
         click.option("--sm", type=int, metavar="CAPABILITY", help="Compute capability of a GPU given by size."),
-        click.option("--free", metavar="SIZE", help="What is free on each GPU, such as 24GiB.  [default: all]"),
+        click.option("--free", metavar="SIZE", help="Memory that is free on each GPU, e.g. 24GiB.  [default: all]"),
         click.option(
             "--gpus",
             "num_gpus",
             type=int,
             metavar="N",
-            help="GPUs of a kind that are there: quality comes before their number.  [default: the fewest that serve]",
+            help="GPUs available of each kind, all of them used where that keeps quality.  [default: as few as serve]",
         ),
         click.option("--lmdeploy", metavar="VERSION", help="LMDeploy's version; the newest known by default."),
-        click.option("--engine", type=click.Choice(EngineName.words()), help="Default: what LMDeploy takes."),
+        click.option("--engine", type=click.Choice(EngineName.words()), help="[default: LMDeploy's choice]"),
         click.option("--dtype", type=click.Choice(["auto", "float16", "bfloat16"]), default="auto", show_default=True),
         click.option(
-            "--context", type=int, metavar="TOKENS", help="Tokens of a session.  [default: 8192, or the model's most]"
+            "--context",
+            type=int,
+            metavar="TOKENS",
+            help="Tokens of a session.  [default: 8192, or the model's maximum if less]",
         ),
-        click.option("--concurrency", type=int, metavar="N", help="Sessions at once.  [default: 1]"),
-        click.option("--images", type=int, metavar="N", help="Images in a session, part of its tokens."),
-        click.option("--latency-ms", type=float, metavar="MS", help="Longest time between two tokens of a user."),
-        click.option("--first-token-ms", type=float, metavar="MS", help="Longest time to a user's first token."),
+        click.option("--concurrency", type=int, metavar="N", help="Concurrent sessions.  [default: 1]"),
+        click.option(
+            "--images", type=int, metavar="N", help="Images per session; their tokens count towards --context."
+        ),
+        click.option(
+            "--latency-ms", type=float, metavar="MS", help="Longest acceptable time between two tokens of a user."
+        ),
+        click.option(
+            "--first-token-ms", type=float, metavar="MS", help="Longest acceptable time to a user's first token."
+        ),
         click.option("--keep-quality", is_flag=True, help="Quantize neither the weights nor the KV cache."),
     )
 
@@ -136,5 +149,5 @@ def form_by_ending(output: Path | None, endings: Mapping[str, str], default: str
         return default
     if ending not in endings:
         known = ", ".join(sorted(endings))
-        raise UsageError(f"{output}: no format ends in {ending}", f"Name it {known}, or give --format")
+        raise UsageError(f"{output}: the ending {ending} names no format", f"Use {known}, or give --format")
     return endings[ending]

@@ -14,7 +14,7 @@ from planner.errors import DoesNotFitError
 
 @click.command("recommend")
 @load_options()
-@click.option("--max", "limits", is_flag=True, help="How far every option can go: most users, longest context.")
+@click.option("--max", "limits", is_flag=True, help="How far each option can go: most users, longest context.")
 @click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 @click.option(
     "--write",
@@ -29,7 +29,7 @@ def recommend_command(
 ) -> int:
     """Recommend settings for a load: weights, KV bits, GPUs, ratio and lengths, with the reasons.
 
-    Exits with 3 when not everything asked for can be served; the closest plan is printed all the same.
+    Exits with 3 when the request cannot be met in full; the closest plan is still printed.
     With --max it exits with 3 when no option holds a single user.
 
     \b

@@ -12,6 +12,7 @@ from planner.cli.options import form_by_ending, load_options, schema_option
 from planner.cli.output import check_output, deliver, output_options
 from planner.errors import DoesNotFitError, UsageError
 from planner.files.escape import html as escape
+from planner.units import counted
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
@@ -39,7 +40,7 @@ def report_command(
 ) -> int:
     """A plan as one self-contained page for a review, or as Markdown or JSON; or what changed between two plans.
 
-    Exits with 3 when not everything asked for can be served; the report is written all the same.
+    Exits with 3 when the request cannot be met in full; the report is still written.
 
     \b
     lmplan report --model internlm2_5-7b --gpu a10 --concurrency 16 -o plan.html
@@ -48,12 +49,12 @@ def report_command(
     check_output(output, force)
     if plans:
         if model or gpu:
-            raise UsageError("--diff compares two plans that are there", "Leave --model and --gpu out")
+            raise UsageError("--diff compares two existing plans", "Leave out --model and --gpu")
         text = _diff(*plans, form or form_by_ending(output, _ENDINGS, "markdown"))
         code = 0
     else:
         if not model or not gpu:
-            raise UsageError("--model and --gpu are needed", "Or --diff OLD NEW for two plans")
+            raise UsageError("--model and --gpu are needed", "Or give --diff OLD NEW to compare two plans")
         text, code = _report(model, gpu, form or form_by_ending(output, _ENDINGS, "html"), wishes)
     deliver(text, output, force)
     return code
@@ -84,7 +85,7 @@ def _diff(old: Path, new: Path, form: str) -> str:
     cells = [[c.where, _short(c.old_text()), _short(c.new_text()), c.difference()] for c in shown]
     headers = ["what", "old", "new", "by"]
     rest = len(changes) - len(shown)
-    more = f"{rest} more values follow from these; --format json lists them." if rest else ""
+    more = f"Not shown: {counted(rest, 'value')} derived from these; --format json lists all." if rest else ""
     if form == "html":
         body = html.table(headers, cells) if cells else "<p>Nothing changed.</p>"
         names = f"<p>From {escape(old.name)} to {escape(new.name)}.</p>"

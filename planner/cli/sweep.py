@@ -26,7 +26,7 @@ _ENDINGS = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html", ".t
 def sweep_command(fleet: Path, form: str | None, output: Path | None, force: bool) -> int:
     """Plan many models on many GPUs: FLEET is a YAML file of workloads and machines.
 
-    Exits with 3 when a model finds no GPU; the plan is printed all the same. docs/fleets.md describes the file.
+    Exits with 3 when a model gets no GPU; the plan is still printed. docs/fleets.md describes the file.
 
     \b
     lmplan sweep fleet.yaml

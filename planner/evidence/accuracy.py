@@ -14,7 +14,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from planner.data import ROOT
@@ -121,7 +121,7 @@ def _rule_of_thumb_errors(runs: Iterable[Replayed]) -> tuple[list[float], list[f
 
 def to_json(groups: list[Group]) -> str:
     """The text of `planner/data/accuracy.json`."""
-    return json.dumps({"schema": SCHEMA, "groups": [asdict(group) for group in groups]}, indent=1) + "\n"
+    return json.dumps({"schema": SCHEMA, "groups": [group._asdict() for group in groups]}, indent=1) + "\n"
 
 
 def readme_table(runs: list[Replayed]) -> str:

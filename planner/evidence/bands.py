@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.data import read_json
 from planner.engine.base import Deployment
 from planner.kinds import EngineName, assert_never
 from planner.model.spec import QuantMethod
+from planner.units import counted
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Measured runs of one kind on one GPU with one version.
 
     Attributes:
@@ -86,7 +86,7 @@ def line(deployment: Deployment) -> str:
     """One sentence: how near, in how many runs; or that nobody measured it, and what comes nearest."""
     nearest = min(groups(), key=lambda group: _distance(group, deployment))
     within = f"within {band_percent(nearest.total_off_ratio)} of the total and {band_percent(nearest.kv_off_ratio)} "
-    within += f"of the {nearest.kv_name} in {_runs(nearest.served)}"
+    within += f"of the {nearest.kv_name} in {counted(nearest.served, 'run')}"
     differences = _differences(nearest, deployment)
     if not differences:
         return f"{within} of {nearest.what} on {nearest.product} (LMDeploy {nearest.lmdeploy})"
@@ -94,10 +94,6 @@ def line(deployment: Deployment) -> str:
         f"not measured {', '.join(differences)}; {nearest.what} on {nearest.product} (LMDeploy {nearest.lmdeploy}) "
         f"came {within}"
     )
-
-
-def _runs(number: int) -> str:
-    return f"{number} run{'s' if number != 1 else ''}"
 
 
 def _differences(group: Group, deployment: Deployment) -> list[str]:

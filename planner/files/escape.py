@@ -57,7 +57,12 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def _lines(text: str) -> str:
-    return "".join(c if c in "\n\t" or unicodedata.category(c) == "Zs" else visible(c) for c in text)
+    # Nearly every line is printable as it stands; only others are looked at letter by letter.
+    return "\n".join(line if line.isprintable() else _line(line) for line in text.split("\n"))
+
+
+def _line(text: str) -> str:
+    return "".join(c if c == "\t" or unicodedata.category(c) == "Zs" else visible(c) for c in text)
 
 
 def html(text: str) -> str:

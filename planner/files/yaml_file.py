@@ -1,4 +1,4 @@
-"""A YAML file read with the line of every value, so that all of its errors can be reported together."""
+"""A YAML file read with the line of every value, so that all of its errors are reported together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 
 from planner.errors import UsageError, perhaps
 from planner.files.reading import FileKind, read_text
+from planner.units import counted
 
 _MAX_DEPTH: Final = 16
 """Recipes reach 2 levels and fleets 3. The scanner takes minutes for thousands, and whoever walks nodes recurses."""
@@ -123,7 +124,7 @@ class YamlReader:
         """
         lines = [f"{path.name}:{line}: {problem}" for line, problem in sorted(set(self.problems))]
         if lines:
-            raise UsageError("\n".join([f"{path} has {len(lines)} error{'s' if len(lines) > 1 else ''}", *lines]))
+            raise UsageError("\n".join([f"{path} has {counted(len(lines), 'error')}", *lines]))
 
     def entries(self, top: Entry, key: str, needed: bool) -> Iterator[yaml.Node]:
         """The nodes of a list."""

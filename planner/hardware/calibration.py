@@ -95,7 +95,7 @@ def _read(file: Path) -> Hosts:
 def _wrong(entry: Any) -> Iterator[str]:
     """What is wrong with an entry."""
     if not isinstance(entry, dict):
-        yield "it is no object"
+        yield "it is not an object"
         return
     for name in (*_TEXTS, *_BYTES, *_COUNTS):
         if name not in entry:
@@ -113,7 +113,7 @@ def _wrong(entry: Any) -> Iterator[str]:
         )
     exchanges = entry.get("communicator", [])
     if not isinstance(exchanges, list):
-        yield "communicator is no list"
+        yield "communicator is not a list"
         return
     for exchange in exchanges:
         if not isinstance(exchange, dict) or set(exchange) != set(_EXCHANGE):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from planner.data import read_toml
+from planner.data import read_toml, read_toml_table
 from planner.errors import UsageError, perhaps
 from planner.units import format_gib, parse_bytes
 
+_FILE = "gpus.toml"
 _SEPARATORS = str.maketrans("", "", " -_.")
 """What does not count in a name: RTX4090, rtx_4090 and rtx-4090 are one card."""
 
@@ -56,12 +57,12 @@ class Gpu:
 
 def catalog() -> Iterator[Gpu]:
     """Every card and slice that lmplan ships, cards first, in the order of the file."""
-    data = read_toml("gpus.toml")
+    data = read_toml(_FILE)
     for name, entry in data.items():
         if name != "slices":
             yield _card(name, entry)
-    for name in data["slices"]:
-        yield _slice(name, data)
+    for name, entry in data["slices"].items():
+        yield _slice(name, entry, data[entry["parent"]])
 
 
 def find_gpu(text: str, sm: int | None = None) -> Gpu:
@@ -78,17 +79,20 @@ def find_gpu(text: str, sm: int | None = None) -> Gpu:
         return _by_size(text, sm)
     gpu = _by_name(text)
     if sm is not None:
-        raise UsageError(f"--sm goes with a size such as 24GiB; {gpu.name} has its own compute capability")
+        raise UsageError(f"--sm goes with a size, e.g. 24GiB; the compute capability of {gpu.name} is known")
     return gpu
 
 
 def _by_name(text: str) -> Gpu:
-    data = read_toml("gpus.toml")
     wanted = text.strip().lower()
-    if wanted in data and wanted != "slices":
-        return _card(wanted, data[wanted])
-    if wanted in data["slices"]:
-        return _slice(wanted, data)
+    if re.fullmatch(r"[a-z0-9.-]+", wanted):
+        # Most names are spelled as the file spells them: one table to read instead of sixty.
+        card = None if "." in wanted else read_toml_table(_FILE, wanted)
+        if card is not None:
+            return _card(wanted, card)
+        part = read_toml_table(_FILE, f'slices."{wanted}"' if "." in wanted else f"slices.{wanted}")
+        if part is not None:
+            return _slice(wanted, part, _needed(part["parent"]))
     names: list[str] = []
     for gpu in catalog():
         known = (gpu.name, *gpu.aliases)
@@ -106,11 +110,11 @@ def _by_name(text: str) -> Gpu:
 def _by_size(text: str, sm: int | None) -> Gpu:
     if sm is None:
         raise UsageError(
-            f"--gpu {text} needs --sm, the compute capability that decides the kernels",
-            "Such as --sm 80 for A100 or --sm 89 for RTX 4090 and L40S",
+            f"--gpu {text} needs --sm, the compute capability, which decides the kernels",
+            "E.g. --sm 80 for an A100, --sm 89 for an RTX 4090 or L40S",
         )
     if not 70 <= sm <= 130:
-        raise UsageError(f"--sm is {sm}; expected 70 (V100) to 130, such as 80 or 89")
+        raise UsageError(f"--sm is {sm}; expected 70 (V100) to 130, e.g. 80 or 89")
     try:
         total_bytes = parse_bytes(text)
     except ValueError as error:
@@ -147,9 +151,14 @@ def _card(name: str, entry: dict[str, Any]) -> Gpu:
     )
 
 
-def _slice(name: str, data: dict[str, Any]) -> Gpu:
-    entry = data["slices"][name]
-    parent = _card(entry["parent"], data[entry["parent"]])
+def _needed(name: str) -> dict[str, Any]:
+    card = read_toml_table(_FILE, name)
+    assert card is not None, name
+    return card
+
+
+def _slice(name: str, entry: dict[str, Any], card: dict[str, Any]) -> Gpu:
+    parent = _card(entry["parent"], card)
     share = float(entry["share"])
 
     def scaled(rate: int) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.version import Version
 
@@ -13,11 +12,10 @@ from planner.hardware.gpu import Gpu
 from planner.kinds import EngineName
 from planner.memory.terms import Evidence, Term
 from planner.releases import release_distance
-from planner.units import format_bytes
+from planner.units import counted, format_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """Bytes that a process holds on a GPU apart from everything that the engine computes.
 
     Attributes:
@@ -48,7 +46,7 @@ def find_host(gpu: Gpu, engine: EngineName, lmdeploy: str) -> Host:
     host = _assumed(nearest, table["assumed"])
     # The context is the driver's, whichever the engine and the version; the code is theirs.
     here = [entry for entry in entries if _is_product(entry, gpu)]
-    return replace(host, cuda_context=_measured(_nearest(here, gpu, lmdeploy)).cuda_context) if here else host
+    return host._replace(cuda_context=_measured(_nearest(here, gpu, lmdeploy)).cuda_context) if here else host
 
 
 def _nearest(entries: list[dict[str, Any]], gpu: Gpu, lmdeploy: str) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def _calibrated(gpu: Gpu, engine: EngineName, lmdeploy: str) -> dict[str, Any] |
 
 
 def _measured(entry: dict[str, Any], how: str = "") -> Host:
-    where = f"{entry['runs']} runs, {entry['product']}, LMDeploy {entry['lmdeploy']}"
+    where = f"{counted(entry['runs'], 'run')}, {entry['product']}, LMDeploy {entry['lmdeploy']}"
     evidence = Evidence("measured", f"{how}, {where}" if how else where)
 
     def term(name: str, size_bytes: int, what: str, spread_bytes: int = 0) -> Term:
@@ -157,7 +155,7 @@ def communicator(tp: int, gpu: Gpu, engine: EngineName, lmdeploy: str) -> tuple[
         where = entry["product"]
         measured = entry["tp"] == tp and _is_product(entry, gpu)
     low, high = (1.0, 1.0) if measured else (assumed["communicator_low_ratio"], assumed["communicator_high_ratio"])
-    runs = f"{entry['runs']} run{'s' if entry['runs'] != 1 else ''}"
+    runs = counted(entry["runs"], "run")
     evidence = Evidence("measured" if measured else "assumed", f"{runs} with tp {entry['tp']} on {where}")
 
     def term(name: str, size_bytes: int, what: str) -> Term:

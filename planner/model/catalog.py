@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.data import ROOT, read_json
 
@@ -15,8 +14,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SEPARATORS = str.maketrans("._", "--")
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogEntry:
+class CatalogEntry(NamedTuple):
     """A published model.
 
     Attributes:

@@ -11,21 +11,17 @@ import math
 import os
 import re
 import struct
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from planner.errors import UsageError
 from planner.model.dtypes import DType
-from planner.model.tensors import Role, TensorGroup
-from planner.units import format_bytes
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own bound (`MAX_HEADER_SIZE` in safetensors/src/tensor.rs). An index repeats the same names."""
-_MAX_DIFFERENCES: Final = 12
 _WITHOUT_WEIGHTS: Final = "Download the weights again, or give the config.json itself to plan without them"
 _LENGTH: Final = struct.Struct("<Q")
 _LFS_POINTER: Final = b"version "
@@ -79,7 +75,7 @@ def read_header(path: Path) -> tuple[HeaderTensor, ...]:
                 raise _truncated(path, file_bytes, "its header")
             (header_bytes,) = _LENGTH.unpack(start)
             if header_bytes > MAX_HEADER_BYTES:
-                raise UsageError(f"{path} is no safetensors file: it claims a header of {header_bytes} bytes")
+                raise UsageError(f"{path} is not a safetensors file: it claims a header of {header_bytes} bytes")
             header = file.read(header_bytes)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
@@ -144,7 +140,7 @@ def declared(name: str, dtype_name: object, shape: object, where: str) -> Header
         _refuse(where, name, f"has dtype {str(dtype_name)[:20]!r}, which lmplan does not know")
     # 2**48: no side of a real tensor comes near, and a product of a few stays a number that prints.
     if type(shape) is not list or len(shape) > 16 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
-        _refuse(where, name, "has a shape that is no list of sizes")
+        _refuse(where, name, "has a shape that is not a list of sizes")
     return HeaderTensor(name, tuple(shape), dtype)
 
 
@@ -199,7 +195,7 @@ def _indexed_shards(index: Path) -> dict[Path, set[str] | None]:
     shards: dict[str, set[str]] = {}
     for name, file_name in weight_map.items():
         if type(file_name) is not str or Path(file_name).name != file_name:
-            raise UsageError(f"{index} puts tensor {name[:120]!r} in {str(file_name)[:60]!r}, which is no file name")
+            raise UsageError(f"{index} puts tensor {name[:120]!r} in {str(file_name)[:60]!r}, which is not a file name")
         shards.setdefault(file_name, set()).add(name)
     missing = sorted(name for name in shards if not (index.parent / name).is_file())
     if missing:
@@ -226,133 +222,3 @@ def _check_numbering(files: list[Path]) -> None:
 def _some(names: list[str]) -> str:
     """``a`` or ``a and 3 more``."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-@dataclass(slots=True)
-class _Members:
-    """The tensors of one group: those that the file holds, by (layer, expert), and how many it lacks."""
-
-    group: TensorGroup
-    stored: dict[tuple[int | None, int | None], HeaderTensor]
-    missing: list[str]
-
-
-def _match(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[list[_Members], list[HeaderTensor]]:
-    """Every expected group with its tensors of the file, and the tensors that belong to none."""
-    tensors = checkpoint.tensors
-    unknown = dict(tensors)
-    matched: list[_Members] = []
-    for group in expected:
-        members = _Members(group, {}, [])
-        experts: tuple[int | None, ...] = tuple(range(group.num_experts)) or (None,)
-        for layer in group.layers or (None,):
-            in_layer = group.name if layer is None else group.name.replace("{layer}", str(layer))
-            for expert in experts:
-                name = in_layer if expert is None else in_layer.replace("{expert}", str(expert))
-                tensor = unknown.pop(name, None)
-                if tensor is None:
-                    members.missing.append(name)
-                else:
-                    members.stored[layer, expert] = tensor
-        matched.append(members)
-    return matched, list(unknown.values())
-
-
-def compare(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> list[str]:
-    """What a checkpoint holds differently from what its config leads to, in at most a dozen lines.
-
-    `expected` is the inventory as stored (`planner.model.formats.store`). An empty list: not a tensor differs.
-    """
-    matched, unknown = _match(expected, checkpoint)
-    lines: list[str] = []
-    for members in matched:
-        lines += _group_differences(members)
-    lines += _unknown_tensors(expected, unknown)
-    if not lines:
-        return []
-    if len(lines) > _MAX_DIFFERENCES:
-        lines[_MAX_DIFFERENCES:] = [f"{len(lines) - _MAX_DIFFERENCES} more kinds of tensors differ"]
-    expected_bytes = sum(group.size_bytes for group in expected)
-    if expected_bytes != checkpoint.total_bytes:
-        change = checkpoint.total_bytes - expected_bytes
-        lines.append(
-            f"together {checkpoint.total_bytes} bytes stored, {expected_bytes} by config.json "
-            f"({'+' if change > 0 else '-'}{format_bytes(abs(change))})"
-        )
-    return lines
-
-
-def _group_differences(members: _Members) -> Iterator[str]:
-    group = members.group
-    name = group.name.replace("{layer}", "*").replace("{expert}", "*")
-
-    def of_all(number: int) -> str:
-        return "" if group.count == 1 else f" ({number} of {group.count} tensors)"
-
-    if members.missing:
-        yield f"{name}: missing{of_all(len(members.missing))}"
-    odd: Counter[tuple[tuple[int, ...], DType]] = Counter()
-    for tensor in members.stored.values():
-        if tensor.shape != group.shape or tensor.dtype is not group.dtype:
-            odd[tensor.shape, tensor.dtype] += 1
-    for (shape, dtype), number in odd.most_common(2):
-        yield (
-            f"{name}: stored as {_shape(shape)} {dtype.value}, "
-            f"by config.json {_shape(group.shape)} {group.dtype.value}{of_all(number)}"
-        )
-
-
-def _unknown_tensors(expected: tuple[TensorGroup, ...], unknown: list[HeaderTensor]) -> Iterator[str]:
-    table = next((group for group in expected if group.role is Role.EMBEDDING), None)
-    tied = table is not None and not any(group.role is Role.LM_HEAD for group in expected)
-    kinds: dict[str, list[HeaderTensor]] = {}
-    for tensor in unknown:
-        kinds.setdefault(re.sub(r"\d+", "*", tensor.name), []).append(tensor)
-    for kind, tensors in kinds.items():
-        size = format_bytes(sum(tensor.size_bytes for tensor in tensors))
-        if tied and table and len(tensors) == 1 and tensors[0].shape == table.shape:
-            yield f"{kind}: stored as well ({size}), though tie_word_embeddings makes it the embedding"
-            continue
-        number = "" if len(tensors) == 1 else f"{len(tensors)} tensors, "
-        yield f"{kind}: stored and not known from config.json ({number}{size})"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"
-
-
-def adopt(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[TensorGroup, ...]:
-    """The inventory as the checkpoint stores it: shapes and dtypes from the file, roles from `expected`.
-
-    Tensors that `expected` does not know get Role.OTHER. The groups' bytes add up to `checkpoint.total_bytes`.
-    """
-    matched, unknown = _match(expected, checkpoint)
-    groups: list[TensorGroup] = []
-    for members in matched:
-        groups += _adopted(members)
-    groups += (TensorGroup(tensor.name, tensor.shape, tensor.dtype, Role.OTHER) for tensor in unknown)
-    return tuple(groups)
-
-
-def _adopted(members: _Members) -> Iterator[TensorGroup]:
-    group = members.group
-    kinds: dict[tuple[tuple[int, ...], DType], list[tuple[int | None, int | None]]] = {}
-    for where, tensor in members.stored.items():
-        kinds.setdefault((tensor.shape, tensor.dtype), []).append(where)
-    for (shape, dtype), places in kinds.items():
-        alike = replace(group, shape=shape, dtype=dtype)
-        # A group spells out whole layers; layers of which only some experts are of this kind go one by one.
-        by_layer: dict[int | None, list[int | None]] = {}
-        for layer, expert in places:
-            by_layer.setdefault(layer, []).append(expert)
-        whole = max(group.num_experts, 1)
-        layers = tuple(layer for layer, experts in by_layer.items() if len(experts) == whole)
-        if layers == (None,):
-            yield alike
-        elif layers:
-            yield replace(alike, layers=tuple(layer for layer in layers if layer is not None))
-        for layer, experts in by_layer.items():
-            if len(experts) < whole:
-                for expert in experts:
-                    name = group.name.replace("{expert}", str(expert))
-                    yield replace(alike, name=name, layers=() if layer is None else (layer,), num_experts=0)

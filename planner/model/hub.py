@@ -18,9 +18,8 @@ from typing import Any, Final, TypeVar
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError
 from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of, declared
+from planner.model.fields import MAX_CONFIG_BYTES
 
-MAX_CONFIG_BYTES: Final = 10_000_000
-"""No published config.json is a hundredth of this."""
 _REQUEST_TIMEOUT_S: Final = 10
 # Above single requests, because the library repeats failed ones. Headers are one request a shard.
 _CONFIG_DEADLINE_S: Final = 25
@@ -87,7 +86,7 @@ def download(hub_id: HubId) -> HubFile:
 
     if is_offline():
         raise EnvironmentProblem(
-            f"{hub_id} is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids to download it",
+            f"{hub_id} is not in the local Hugging Face cache, and HF_HUB_OFFLINE forbids downloading it",
             "Unset HF_HUB_OFFLINE, or give a folder or a name that `lmplan models` lists",
         )
 
@@ -216,8 +215,8 @@ def _explain(error: Exception, hub_id: HubId) -> LmplanError:
         return _http_problem(error, hub_id)
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.filename):
         return EnvironmentProblem(
-            f"cannot keep {hub_id} in the Hugging Face cache: {_first_line(error)}",
-            "Set HF_HOME to a folder that can be written",
+            f"cannot store {hub_id} in the Hugging Face cache: {_first_line(error)}",
+            "Set HF_HOME to a writable folder",
         )
     if "Timeout" in type(error).__name__:
         return _unreachable(hub_id, "no answer in time")
@@ -236,7 +235,7 @@ def _http_problem(error: Any, hub_id: HubId) -> LmplanError:
 
 def _no_access(repo: str) -> UsageError:
     return UsageError(
-        f"{repo} needs access: its owner gates it",
+        f"{repo} is gated: its owner grants access",
         f"Ask for access at https://huggingface.co/{repo}, then set HF_TOKEN",
     )
 

@@ -6,18 +6,22 @@ import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError, perhaps
-from planner.model import catalog, hub
+from planner.model import catalog
 from planner.model.catalog import CatalogEntry
-from planner.model.checkpoint import INDEX_NAME, Checkpoint, read_folder
-from planner.model.hub import MAX_CONFIG_BYTES, HubFile, HubId
+from planner.model.fields import MAX_CONFIG_BYTES
+
+if TYPE_CHECKING:
+    # Imported by those who need them: a name of the catalog needs neither the Hub nor a checkpoint.
+    from planner.model.checkpoint import Checkpoint
+    from planner.model.hub import HubFile, HubId
 
 CONFIG_NAME: Final = "config.json"
 SYNTHETIC_MARK: Final = "LMPLAN_SYNTHETIC"
 """The file beside weights that lmplan made, sparse or drawn."""
-_KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id such as org/name@main"
+_KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id e.g. org/name@main"
 
 Origin = Literal["folder", "file", "catalog", "cache", "hub"]
 
@@ -99,6 +103,8 @@ def _from_name(text: str) -> ModelSource:
     elif entry is not None:
         # The Hub's spelling, which the user's may differ from in case.
         text = f"{entry.hf_id}{at}{revision}"
+    from planner.model import hub
+
     hub_id = hub.parse_id(text)
     if hub_id is None:
         raise _unknown(text)
@@ -107,11 +113,13 @@ def _from_name(text: str) -> ModelSource:
     except LmplanError as error:
         if entry is None or at:
             raise _with_nearest(error, hub_id) from None
-        note = f"{error.message}; planned from the config.json of {entry.hf_id} that lmplan ships"
+        note = f"{error.message}; planned from the config.json of {entry.hf_id} shipped with lmplan"
         return _from_catalog(entry, note)
 
 
 def _from_folder(folder: Path) -> ModelSource:
+    from planner.model.checkpoint import read_folder
+
     config = folder / CONFIG_NAME
     if not config.is_file():
         hint = f"Give {_KINDS}"
@@ -144,10 +152,12 @@ def _synthetic(folder: Path) -> tuple[str, ...]:
 
 
 def _no_safetensors(folder: Path) -> tuple[str, ...]:
+    from planner.model.checkpoint import INDEX_NAME
+
     if (folder / INDEX_NAME).is_file():
-        return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes follow from config.json",)
+        return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes are computed from config.json",)
     if any(folder.glob("*.bin")):
-        return (f"the weights of {folder} are not safetensors: their bytes follow from config.json",)
+        return (f"the weights of {folder} are not safetensors: their bytes are computed from config.json",)
     return ()
 
 
@@ -161,10 +171,12 @@ def _from_catalog(entry: CatalogEntry, *notes: str) -> ModelSource:
 
 
 def _from_hub(hub_id: HubId) -> ModelSource:
+    from planner.model import hub
+
     cached = hub.find_cached(hub_id)
     file = cached or hub.download(hub_id)
     config = read_config(file.config, f"{CONFIG_NAME} of {hub_id}")
-    folder, checkpoint, notes = _hub_weights(HubId(hub_id.repo, file.commit), file)
+    folder, checkpoint, notes = _hub_weights(hub.HubId(hub_id.repo, file.commit), file)
     return ModelSource(
         name=hub_id.repo,
         config=config,
@@ -179,24 +191,27 @@ def _from_hub(hub_id: HubId) -> ModelSource:
 
 def _hub_weights(commit_id: HubId, file: HubFile) -> tuple[Path | None, Checkpoint | None, tuple[str, ...]]:
     """The checkpoint of a Hugging Face id: from its snapshot folder, or the headers that the Hub sends."""
+    from planner.model import hub
+    from planner.model.checkpoint import read_folder
+
     folder = file.config.parent
     notes: tuple[str, ...] = ()
     try:
         checkpoint = read_folder(folder)
     except UsageError as error:
         # A download that stopped half way is no reason not to plan.
-        notes = (f"the weights in the local cache are not whole ({error.message})",)
+        notes = (f"the weights in the local cache are incomplete ({error.message})",)
     else:
         if checkpoint is not None:
             return folder, checkpoint, ()
     if hub.is_offline():
-        return None, None, (*notes, "HF_HUB_OFFLINE is set: the bytes of the weights follow from config.json")
+        return None, None, (*notes, "HF_HUB_OFFLINE is set: the bytes of the weights are computed from config.json")
     try:
         checkpoint = hub.read_headers(commit_id)
     except EnvironmentProblem as error:
-        return None, None, (*notes, f"{error.message}; the bytes of the weights follow from config.json")
+        return None, None, (*notes, f"{error.message}; the bytes of the weights are computed from config.json")
     if checkpoint is None:
-        notes = (*notes, f"{commit_id.repo} has no safetensors: the bytes of the weights follow from config.json")
+        notes = (*notes, f"{commit_id.repo} has no safetensors: the bytes of the weights are computed from config.json")
     return None, checkpoint, notes
 
 

@@ -48,7 +48,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Sequences at once by context length in tokens, for one KV format of the chosen weights and GPUs."""
+    """Concurrent sequences by context length in tokens, for one KV format of the chosen weights and GPUs."""
 
     option: Option
     ratio: float

@@ -41,7 +41,7 @@ def _capacity(dossier: Dossier) -> str:
         for i, (context, _) in enumerate(curves[0].points)
     ]
     headers = ["context tokens", *(f"{curve.option.quant_policy or 16}-bit KV" for curve in curves)]
-    return "### Sequences at once by context length\n\n" + _table(rows, headers)
+    return "### Concurrent sequences by context length\n\n" + _table(rows, headers)
 
 
 def _assumed(dossier: Dossier) -> str:

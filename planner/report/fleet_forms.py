@@ -16,14 +16,14 @@ from planner.fleet.placement import Process, Sweep
 from planner.report import fleet_rows as rows
 from planner.report import html, svg
 from planner.report.jsonform import settings_object
-from planner.units import GIB
+from planner.units import GIB, counted
 
 SCHEMA = "lmplan.sweep/1"
 _WIDTH = 100
 
 
 def render_table(sweep: Sweep) -> str:
-    """What runs where, what is needed, what found no GPU."""
+    """What runs where, what is needed, what got no GPU."""
     right = ("left", "left", "left", "left", "right", "right", "right", "right", "right")
     blocks = [
         headline(sweep),
@@ -43,8 +43,9 @@ def headline(sweep: Sweep) -> str:
     copies = sum(workload.copies for workload in sweep.fleet.workloads)
     count = sum(slot.num_gpus for slot in sweep.slots if slot.processes)
     placed = copies - len(sweep.unplaced)
-    what = f"{placed} of {copies} models run" if sweep.unplaced else f"All {copies} models run"
-    return f"{what} on {count} GPU{'s' if count != 1 else ''}."
+    if sweep.unplaced:
+        return f"{placed:,} of {counted(copies, 'model')} fit on {counted(count, 'GPU')}."
+    return f"{'The model runs' if copies == 1 else f'All {copies:,} models run'} on {counted(count, 'GPU')}."
 
 
 def render_csv(sweep: Sweep) -> str:
@@ -120,9 +121,9 @@ def render_html(sweep: Sweep, title: str, date: str) -> str:
             f"{html.table(rows.NEEDED, rows.needed(sweep), (2, 3, 4))}</section>",
             f"<section><h2>What runs where</h2>{_slots(sweep)}"
             f"{html.table(rows.PLACED, rows.placed(sweep), (4, 5, 6, 7, 8))}"
-            "<p class='small-print'>On a GPU that several share, each starts in this order and finds what the ones "
-            "before leave; what those may still grow by stays free. Speed is that of a model that has the GPU to "
-            "itself at that moment.</p></section>",
+            "<p class='small-print'>On a shared GPU, processes start in this order, each with what those before it "
+            "leave; what these may still grow by remains free. Speeds assume that a model has the GPU to itself at "
+            "that moment.</p></section>",
             f"<section><h2>Every workload on every kind of GPU</h2>{html.table(headers, cells)}</section>",
             _commands(sweep),
             "</main>",

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from planner.fleet.placement import Cell, Process, Slot, Sweep
 from planner.report import decision_text as text
-from planner.units import GIB
+from planner.units import GIB, counted
 
-PLACED = ("GPU", "start", "workload", "weights, KV bits", "ratio", "users", "finds GiB", "holds GiB", "tokens/s a user")
-NEEDED = ("machines", "GPU", "needed", "there", "spare")
+PLACED = (
+    "GPU",
+    "start",
+    "workload",
+    "weights, KV bits",
+    "ratio",
+    "users",
+    "finds GiB",
+    "holds GiB",
+    "tokens/s per user",
+)
+NEEDED = ("machines", "GPU", "needed", "available", "spare")
 MATRIX = (
     "workload",
     "model",
@@ -68,7 +78,7 @@ def named_slots(sweep: Sweep) -> list[tuple[str, Slot]]:
 
 
 def needed(sweep: Sweep) -> list[list[str]]:
-    """GPUs of each kind: needed, there, spare."""
+    """GPUs of each kind: needed, available, spare."""
     rows = []
     for machines in sweep.fleet.machines:
         count, there = sweep.needed(machines), machines.num_gpus
@@ -80,7 +90,7 @@ def needed(sweep: Sweep) -> list[list[str]]:
 
 
 def unplaced(sweep: Sweep) -> list[str]:
-    """What found no GPU, a sentence each; copies with the same reason are counted together."""
+    """What got no GPU, a sentence each; copies with the same reason are counted together."""
     counted: dict[tuple[str, str], int] = {}
     for workload, reason in sweep.unplaced:
         counted[workload.name, reason] = counted.get((workload.name, reason), 0) + 1
@@ -124,8 +134,8 @@ def grid(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
 
 def _grid_cell(cell: Cell | None) -> str:
     if cell is None:
-        return "not asked"
+        return "not requested"
     if cell.candidate is None or not cell.serves:
         return cell.lack
-    option = cell.candidate.option
-    return f"{f'{option.tp}x ' if option.tp > 1 else ''}{text.short_option(option)}, {cell.candidate.users:,} users"
+    option, users = cell.candidate.option, counted(cell.candidate.users, "user")
+    return f"{f'{option.tp}x ' if option.tp > 1 else ''}{text.short_option(option)}, {users}"

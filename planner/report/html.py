@@ -10,7 +10,7 @@ from planner.files.escape import html as escape
 from planner.report import decision_text as text
 from planner.report import svg, wording
 from planner.report.dossier import SHARES, Dossier
-from planner.units import GIB, format_gib
+from planner.units import GIB, counted, format_gib
 
 
 def render(dossier: Dossier) -> str:
@@ -97,13 +97,13 @@ def _facts(dossier: Dossier) -> str:
     memory, speed = chosen.memory, chosen.speed
     facts = [
         ("GPUs", text.hardware(chosen.candidate.offer, chosen.candidate.option)),
-        ("held of what is free", f"{memory.total_bytes / GIB:.2f} of {memory.deployment.free_bytes / GIB:.2f} GiB"),
-        ("users at once", f"{chosen.candidate.users:,}"),
-        ("could grow to", f"{chosen.users.value:,} users"),
+        ("memory held", f"{memory.total_bytes / GIB:.2f} of {memory.deployment.free_bytes / GIB:.2f} GiB"),
+        ("concurrent users", f"{chosen.candidate.users:,}"),
+        ("could grow to", counted(chosen.users.value, "user")),
         ("ratio", f"{chosen.candidate.settings.cache_max_entry_count:g}"),
     ]
     if speed is not None:
-        facts.append(("tokens/s a user", f"{speed.user_tokens_per_s.value:,.0f}"))
+        facts.append(("tokens/s per user", f"{speed.user_tokens_per_s.value:,.0f}"))
         facts.append(("first token after", f"{speed.first_token_seconds.value:.2f} s"))
     return "<dl class='facts'>" + "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts) + "</dl>"
 
@@ -136,8 +136,8 @@ def _options(dossier: Dossier) -> str:
         + svg.legend(shares)
         + "<div class='scroll'>"
         + svg.bars(rows)
-        + f"</div><figcaption>GiB on one GPU. The line is what is free: {escape(free)}. Options that do not serve are "
-        "drawn with the KV cache and the reserve that the load would take.</figcaption></figure>"
+        + f"</div><figcaption>GiB on one GPU; the line marks what is free: {escape(free)}. Options that do not serve "
+        "are drawn with the KV cache and the reserve that the load would need.</figcaption></figure>"
         + table(
             ["option", *(SHARES[i] for i in shares), "total GiB", "users", "verdict"],
             cells,
@@ -157,9 +157,9 @@ def _capacity(dossier: Dossier) -> str:
     weights = lines[0][0].option.weights.in_words
     rows = [[f"{context:,}", *(f"{curve.points[i][1]:,}" for curve, _ in lines)] for i, context in enumerate(contexts)]
     return (
-        "<section><h2>Capacity against context length</h2><figure><div class='scroll'>"
+        "<section><h2>Capacity by context length</h2><figure><div class='scroll'>"
         + svg.curves(lines, load.context_tokens, load.num_users)
-        + f"</div><figcaption>Sequences that the KV cache holds at once with {weights}, "
+        + f"</div><figcaption>Concurrent sequences that the KV cache holds with {weights}, "
         "each KV format at its own largest safe ratio; --max-batch-size has to allow as many.</figcaption></figure>"
         + table(["context tokens", *(name for _, name in lines)], rows, range(len(lines) + 1))
         + f"<p class='small-print'>{escape(wording.CAPACITY_NOT_FOOTPRINT)}</p></section>"
@@ -187,7 +187,7 @@ def _terms(dossier: Dossier) -> str:
         if term is not None and term.high_bytes:
             rows.append(
                 [
-                    f"{wording.title(term.name)} (given back)",
+                    f"{wording.title(term.name)} (released after loading)",
                     f"{term.size_bytes / GIB:.3f}",
                     _band(term.low_bytes, term.high_bytes),
                     term.formula,
@@ -213,7 +213,7 @@ def _assumptions(dossier: Dossier) -> str:
     if chosen.candidate.image_bytes:
         items.append(
             f"one image in the vision tower takes up to {format_gib(chosen.candidate.image_bytes)}: "
-            "arithmetic of one layer, not measured"
+            "computed for one layer, not measured"
         )
     if chosen.speed is not None and not chosen.speed.evidence.startswith("measured"):
         items.append(f"speed: {chosen.speed.evidence}")
@@ -227,8 +227,8 @@ def _assumptions(dossier: Dossier) -> str:
 def _measured(dossier: Dossier) -> str:
     if not dossier.measured:
         return (
-            "<section><h2>Measured against estimated</h2><p>No run of this model is among the measurements that are "
-            "shipped.</p></section>"
+            "<section><h2>Measured against estimated</h2><p>The shipped measurements include no run of this model."
+            "</p></section>"
         )
     rows = []
     for replayed in dossier.measured:

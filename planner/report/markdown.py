@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from planner.api.estimate import Plan
 from planner.report import wording
-from planner.units import GIB
+from planner.units import GIB, counted
 
 
 def render(plan: Plan) -> str:
@@ -33,9 +33,9 @@ def render(plan: Plan) -> str:
         f"- GPU: {wording.gpu_line(plan)}\n"
         f"- Settings: {wording.settings_line(plan)}",
         _table(rows, ["term", "GiB", "band GiB", "evidence"]),
-        f"KV cache: {memory.kv_cache.blocks:,} blocks of {memory.kv_cache.block_tokens} tokens, "
-        f"{memory.kv_cache.tokens:,} tokens. {wording.image_line(plan)}".strip(),
-        _table(capacity, ["context tokens", "sequences at once"]) if memory.kv_cache.blocks else "",
+        f"KV cache: {counted(memory.kv_cache.blocks, 'block')} of {memory.kv_cache.block_tokens} tokens, "
+        f"{counted(memory.kv_cache.tokens, 'token')}. {wording.image_line(plan)}".strip(),
+        _table(capacity, ["context tokens", "concurrent sequences"]) if memory.kv_cache.blocks else "",
         "### Recommended\n\n" + "\n".join(f"- {reason}" for reason in plan.recommendation.why),
         f"```\n{plan.command}\n```" if plan.command else "",
         "\n".join(f"- Note: {note}" for note in (*plan.notes, *memory.warnings)),

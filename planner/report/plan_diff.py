@@ -98,7 +98,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     value = reading.read_object(path, reading.PLAN)
     schema = value.get("schema")
     if not isinstance(schema, str) or not schema.startswith("lmplan."):
-        raise UsageError(f"{shown(path)} is no plan of lmplan", reading.PLAN.hint)
+        raise UsageError(f"{shown(path)} is not a plan from lmplan", reading.PLAN.hint)
     if schema not in READABLE:
         raise UsageError(
             f"{shown(path)} has the form {shown(schema)}, which this lmplan does not read; "
@@ -107,7 +107,9 @@ def read_plan(path: Path) -> dict[str, Any]:
         )
     lacking = [key for key in READABLE[schema] if key not in value]
     if lacking:
-        raise UsageError(f"{shown(path)} is no whole {schema}: it lacks {', '.join(lacking)}", "Make that plan again")
+        raise UsageError(
+            f"{shown(path)} is not a complete {schema}: it lacks {', '.join(lacking)}", "Make that plan again"
+        )
     return value
 
 
@@ -118,7 +120,7 @@ def diff(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
         UsageError: the two are of different kinds.
     """
     if old["schema"] != new["schema"]:
-        raise UsageError(f"the plans are of two kinds, {old['schema']} and {new['schema']}")
+        raise UsageError(f"the plans are of different kinds: {old['schema']} and {new['schema']}")
     before, after = dict(_leaves(old, ())), dict(_leaves(new, ()))
     paths = [*after, *(path for path in before if path not in after)]
     return [Change(p, before.get(p), after.get(p)) for p in paths if before.get(p) != after.get(p)]

@@ -105,7 +105,7 @@ def slots(rows: list[tuple[str, int, list[tuple[str, int]]]]) -> str:
 
 
 def curves(lines: list[tuple[Curve, str]], context_tokens: int, num_users: int) -> str:
-    """Sequences at once against context length, both axes logarithmic, and the load as a cross."""
+    """Concurrent sequences against context length, both axes logarithmic, and the load as a cross."""
     left, right, top, bottom, height = 60, 150, 14, 46, 330
     xs = [c for curve, _ in lines for c, _ in curve.points]
     ys = [max(n, 1) for curve, _ in lines for _, n in curve.points] + [num_users]
@@ -130,7 +130,7 @@ def curves(lines: list[tuple[Curve, str]], context_tokens: int, num_users: int) 
     parts.append(f'<path d="M{x - 6:.1f} {y:.1f}H{x + 6:.1f}M{x:.1f} {y - 6:.1f}V{y + 6:.1f}" class="limit"/>')
     parts.append(f'<text x="{x + 9:.1f}" y="{y - 7:.1f}" class="strong">asked</text>')
     said = "; ".join(f"{name}: " + ", ".join(f"{n} of {c}" for c, n in curve.points) for curve, name in lines)
-    return _figure(height, "Sequences at once by context length", said, "".join(parts))
+    return _figure(height, "Concurrent sequences by context length", said, "".join(parts))
 
 
 def _axes(
@@ -155,10 +155,10 @@ def _axes(
         yield f'<path d="M{left} {y:.1f}H{at(across[1], 1)[0]:.1f}" class="grid"/>'
         yield f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" class="small">{10**power:,}</text>'
     middle = (left + at(across[1], 1)[0]) / 2
-    yield f'<text x="{middle:.0f}" y="{base + 38}" text-anchor="middle">tokens of context</text>'
+    yield f'<text x="{middle:.0f}" y="{base + 38}" text-anchor="middle">context tokens</text>'
     yield (
         f'<text x="14" y="{(top + base) / 2:.0f}" text-anchor="middle" '
-        f'transform="rotate(-90 14 {(top + base) / 2:.0f})">sequences at once</text>'
+        f'transform="rotate(-90 14 {(top + base) / 2:.0f})">concurrent sequences</text>'
     )
 
 

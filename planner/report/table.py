@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from planner.api.estimate import Plan
 from planner.report import wording
-from planner.units import GIB, format_gib
+from planner.units import GIB, counted, format_gib
 
 _WIDTH = 100
 _BAR_CELLS = 64
@@ -36,15 +36,15 @@ def explain(plan: Plan) -> str:
     """Each term's formula with the numbers put in, and what loading holds besides."""
     memory = plan.memory
     extra = [memory.staging, *([memory.transient] if memory.transient else [])]
-    lines = ["How each number came about"]
+    lines = ["How each number is computed"]
     for term in (*memory.terms, *extra):
         lines.append(f"\n{wording.title(term.name)}: {term.size_bytes} bytes ({format_gib(term.size_bytes, 3)})")
         lines.append(textwrap.indent(_wrap(f"= {term.formula}", _WIDTH - 2), "  "))
         lines.append(textwrap.indent(_wrap(f"{term.what}; {term.evidence}", _WIDTH - 2), "  "))
     lines.append(
-        f"\ntotal: {memory.total_bytes} bytes, the sum of the terms above the staging"
+        f"\ntotal: {memory.total_bytes} bytes, the sum of the terms listed before the staging"
         f"\nload peak: {memory.load_peak_bytes} bytes, what is held before the KV cache plus staging, "
-        "or the whole start where that is more"
+        "or the peak of the start if higher"
     )
     return "\n".join(lines) + "\n"
 
@@ -65,7 +65,7 @@ def _bar(plan: Plan) -> str:
     cells = "".join(fill * round(size / scale * _BAR_CELLS) for fill, (size, _) in zip(_FILLS, parts, strict=True))
     legend = "  ".join(f"{fill} {name} {size / GIB:.2f}" for fill, (size, name) in zip(_FILLS, parts, strict=True))
     spare = free - memory.total_bytes
-    tail = f"  · free {spare / GIB:.2f} GiB" if spare >= 0 else f"  ! {-spare / GIB:.2f} GiB too much"
+    tail = f"  · free {spare / GIB:.2f} GiB" if spare >= 0 else f"  ! {-spare / GIB:.2f} GiB over"
     return f"[{cells.ljust(_BAR_CELLS, '·')[:_BAR_CELLS]}]\n {legend}{tail}"
 
 
@@ -94,11 +94,13 @@ def _terms(plan: Plan) -> str:
 
 def _capacity(plan: Plan) -> str:
     kv = plan.memory.kv_cache
-    lines = [f"KV cache: {kv.blocks:,} blocks of {kv.block_tokens} tokens = {kv.tokens:,} tokens."]
+    lines = [f"KV cache: {counted(kv.blocks, 'block')} of {kv.block_tokens} tokens = {counted(kv.tokens, 'token')}."]
     if kv.blocks:
         sequences = ", ".join(f"{count:,} of {context:,}" for context, count in wording.capacity_rows(plan))
         batch = plan.memory.deployment.settings.max_batch_size
-        lines.append(_wrap(f"Sequences at once by tokens of context: {sequences} (at most {batch}, max_batch_size)."))
+        lines.append(
+            _wrap(f"Concurrent sequences by tokens of context: {sequences} (max_batch_size allows {batch:,}).")
+        )
     image = wording.image_line(plan)
     if image:
         lines.append(image)

@@ -56,7 +56,7 @@ def headline(plan: Plan) -> str:
     if memory.fits:
         return (
             f"Serves: holds {format_gib(memory.total_bytes)} of {format_gib(free)}, "
-            f"{format_gib(free - memory.total_bytes)} stay free."
+            f"{format_gib(free - memory.total_bytes)} remain free."
         )
     return f"{memory.verdict[0].upper()}{memory.verdict[1:]}: {memory.reasons[0]}."
 
@@ -100,7 +100,7 @@ def settings_line(plan: Plan) -> str:
 
 
 def capacity_rows(plan: Plan) -> list[tuple[int, int]]:
-    """Context length in tokens and sequences at once, for lengths up to the session's."""
+    """Context length in tokens and concurrent sequences, for lengths up to the session's."""
     memory = plan.memory
     limit = memory.deployment.settings.session_len
     contexts = sorted({c for c in CONTEXTS if c <= limit} | {plan.context_tokens})
@@ -112,7 +112,7 @@ def image_line(plan: Plan) -> str:
     tower = plan.memory.deployment.spec.vision
     if tower is None:
         return ""
-    return f"An image takes {tower.tokens_per_tile} tokens a tile, {tower.max_image_tokens} at most."
+    return f"An image takes {tower.tokens_per_tile} tokens per tile, at most {tower.max_image_tokens} in all."
 
 
 def accuracy_line(plan: Plan) -> str:

@@ -13,9 +13,10 @@ from planner.errors import LmplanError, UsageError
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.arch.quantization import read_quantization
-from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, compare, read_folder
+from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, read_folder
 from planner.model.dtypes import DType
 from planner.model.fields import Fields
+from planner.model.reconcile import compare
 from planner.model.source import read_config
 from planner.model.spec import Quantization
 from planner.model.tensors import TensorGroup, inventory, size_bytes

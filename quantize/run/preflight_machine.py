@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from planner.model.checkpoint import compare
+from planner.model.reconcile import compare
 from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory

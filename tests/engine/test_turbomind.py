@@ -214,7 +214,7 @@ def test_a_warm_up_longer_than_the_kv_cache_hangs_from_0_15() -> None:
     wishes = {"weights": "w4a16", "max_batch_size": 64, "free": "10.7GiB"}
     plan = memory("qwen1.5-7b-chat", **wishes)
     assert (plan.kv_cache.tokens, plan.verdict) == (5376, "hangs while warming up")
-    assert "of the warm-up 6,144" in plan.reasons[0] and "--session-len 5376" in plan.reasons[0]
+    assert "a warm-up request has 6,144" in plan.reasons[0] and "--session-len 5376" in plan.reasons[0]
     assert memory("qwen1.5-7b-chat", session_len=5376, **wishes).fits
     assert memory("qwen1.5-7b-chat", quant_policy=8, cache_max_entry_count=0.7, **wishes).fits
     # Before, the session was cut to what the cache holds; the PyTorch engine sends no requests.

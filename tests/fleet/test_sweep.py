@@ -64,7 +64,7 @@ def test_a_model_without_a_gpu_exits_with_3(write: Write, fleet_text: str, capsy
     text = fleet_text.replace("llama-3.1-70b", "llama-3.1-405b").replace("gpus_each: 8", "gpus_each: 2")
     assert run(["sweep", str(write(text))]) == 3
     out = capsys.readouterr().out
-    assert out.startswith(("4 of 6 models run", "5 of 6 models run"))
+    assert out.startswith(("4 of 6 models fit", "5 of 6 models fit"))
     assert "No GPU for big: nearest on " in out
     assert run(["sweep", str(write(text)), "--format", "json"]) == 3
     jsonschema.validate(json.loads(capsys.readouterr().out), SCHEMA)

@@ -14,9 +14,10 @@ import pytest
 from planner.errors import UsageError
 from planner.model import catalog
 from planner.model.arch.registry import read_spec
-from planner.model.checkpoint import Checkpoint, HeaderTensor, adopt, checkpoint_of, compare, read_folder, read_header
+from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of, read_folder, read_header
 from planner.model.dtypes import DType
 from planner.model.formats import W4A16, store
+from planner.model.reconcile import adopt, compare
 from planner.model.tensors import Role, TensorGroup, inventory, size_bytes
 
 Write = Callable[[Path, dict[str, tuple[str, list[int]]]], Path]
@@ -89,7 +90,7 @@ def entry(**changes: object) -> dict[str, object]:
         (raw(entry(data_offsets=4), 4), "lacks dtype, shape or data_offsets"),
         (raw(entry(dtype="F4"), 4), "has dtype 'F4', which lmplan does not know"),
         (raw(entry(dtype=[]), 4), "has dtype '[]'"),
-        (raw(entry(shape="2"), 4), "has a shape that is no list of sizes"),
+        (raw(entry(shape="2"), 4), "has a shape that is not a list of sizes"),
         (raw(entry(shape=[-2]), 4), "has a shape"),
         (raw(entry(shape=[True]), 4), "has a shape"),
         (raw(entry(shape=[2.0]), 4), "has a shape"),
@@ -153,8 +154,8 @@ def test_a_tensor_in_two_files(tmp_path: Path, write_safetensors: Write) -> None
         ('{"weight_map": {"a": "one.safetensors"}}', ""),
         ('{"weight_map": {"a": "one.safetensors", "b": "one.safetensors"}}', "one.safetensors lacks b, which"),
         ('{"weight_map": {"a": "one.safetensors", "b": "gone.safetensors"}}', "lacks gone.safetensors, which"),
-        ('{"weight_map": {"a": "../one.safetensors"}}', "which is no file name"),
-        ('{"weight_map": {"a": 5}}', "which is no file name"),
+        ('{"weight_map": {"a": "../one.safetensors"}}', "which is not a file name"),
+        ('{"weight_map": {"a": 5}}', "which is not a file name"),
         ('{"weight_map": {}}', "has no weight_map"),
         ("{}", "has no weight_map"),
         ("[]", "is not a JSON object"),
@@ -193,7 +194,9 @@ def test_missing_and_extra_tensors_are_said() -> None:
     checkpoint = with_tensors(checkpoint, *(HeaderTensor(name, (64,), DType.F32) for name in rotary))
     lines = compare(groups, checkpoint)
     assert lines[0] == "model.layers.*.mlp.up_proj.weight: missing (2 of 32 tensors)"
-    assert lines[1].startswith("model.layers.*.self_attn.rotary_emb.inv_freq: stored and not known from config.json")
+    assert lines[1].startswith(
+        "model.layers.*.self_attn.rotary_emb.inv_freq: stored, but not expected from config.json"
+    )
     assert "32 tensors, 8.0 KiB" in lines[1]
     assert lines[2].startswith(f"together {checkpoint.total_bytes} bytes stored, {size_bytes(groups)} by config.json")
     assert len(lines) == 3

@@ -119,7 +119,7 @@ def test_a_repository_is_read_without_its_weights_and_cached(resolve: Resolve, f
     unreachable = resolve("tests/sharded", endpoint="http://127.0.0.1:9")
     assert unreachable["origin"] == "cache"
     assert unreachable["tensors"] is None
-    assert "follow from config.json" in unreachable["notes"][0]
+    assert "are computed from config.json" in unreachable["notes"][0]
 
 
 def test_a_single_file_and_a_revision(resolve: Resolve) -> None:
@@ -150,7 +150,7 @@ def test_weights_in_another_format_are_said(resolve: Resolve) -> None:
     ("model", "exit_code", "message", "hint"),
     [
         ("tests/nothing", 2, "tests/nothing is not on the Hugging Face Hub", "HF_TOKEN"),
-        ("tests/gated", 2, "tests/gated needs access", "HF_TOKEN"),
+        ("tests/gated", 2, "tests/gated is gated", "HF_TOKEN"),
         ("tests/bad-token", 2, "refuses the token", "HF_TOKEN"),
         ("tests/single@v9", 2, "tests/single has no revision v9", "branch"),
         ("tests/gguf-only", 2, "tests/gguf-only has no config.json", ""),
@@ -190,10 +190,10 @@ def test_a_model_of_the_catalog_asks_the_hub_first(resolve: Resolve) -> None:
 def test_the_shipped_config_stands_in_where_the_hub_cannot(resolve: Resolve) -> None:
     offline = resolve("Qwen/Qwen2.5-7B", HF_HUB_OFFLINE="1")
     assert (offline["origin"], offline["name"], offline["hidden_size"]) == ("catalog", "qwen2.5-7b", 3584)
-    assert "that lmplan ships" in offline["notes"][0]
+    assert "shipped with lmplan" in offline["notes"][0]
     gated = resolve("meta-llama/Llama-3.1-8B")
     assert (gated["origin"], gated["name"]) == ("catalog", "llama-3.1-8b")
-    assert "needs access" in gated["notes"][0]
+    assert "is gated" in gated["notes"][0]
 
 
 def test_a_cache_that_cannot_be_written(resolve: Resolve, home: Path) -> None:

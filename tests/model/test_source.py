@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from planner.errors import UsageError
-from planner.model import source
+from planner.model import hub
 from planner.model.source import read_config, resolve
 
 Write = Callable[[Path, dict[str, tuple[str, list[int]]]], Path]
@@ -25,8 +25,8 @@ def neither_network_nor_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError(f"asked the Hub for {arguments}")
 
-    monkeypatch.setattr(source.hub, "find_cached", refuse)
-    monkeypatch.setattr(source.hub, "download", refuse)
+    monkeypatch.setattr(hub, "find_cached", refuse)
+    monkeypatch.setattr(hub, "download", refuse)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_what_changed_is_listed_and_nothing_else(plans: tuple[Path, Path], capsy
     out = capsys.readouterr().out
     assert "| decision.load.concurrency" in out
     assert "decode_tokens_per_s.low" not in out
-    assert "more values follow from these" in out
+    assert "derived from these; --format json lists all" in out
 
 
 def test_bytes_are_gib_and_signs_say_which_way() -> None:
@@ -77,9 +77,12 @@ def test_estimates_and_recommendations_are_compared_too(tmp_path: Path, capsys: 
     [
         ("{", "is not valid JSON"),
         ("[]", "holds a list; expected an object"),
-        ('{"schema": 3}', "is no plan of lmplan"),
-        ('{"schema": "lmplan.recommend/1", "model": {}}', "is no whole lmplan.recommend/1: it lacks load, options"),
-        ('{"schema": "other/1"}', "is no plan of lmplan"),
+        ('{"schema": 3}', "is not a plan from lmplan"),
+        (
+            '{"schema": "lmplan.recommend/1", "model": {}}',
+            "is not a complete lmplan.recommend/1: it lacks load, options",
+        ),
+        ('{"schema": "other/1"}', "is not a plan from lmplan"),
         ('{"schema": "lmplan.report/0"}', "has the form lmplan.report/0, which this lmplan does not read"),
         ('{"schema": "lmplan.report/2"}', "has the form lmplan.report/2, which this lmplan does not read"),
         ('{"schema": "lmplan.measurement/1"}', "has the form lmplan.measurement/1"),
@@ -99,7 +102,7 @@ def test_two_kinds_are_refused(plans: tuple[Path, Path], tmp_path: Path, capsys:
     other = tmp_path / "other.json"
     other.write_text(capsys.readouterr().out)
     assert run(["report", "--diff", str(other), str(plans[0])]) == 2
-    assert "two kinds" in capsys.readouterr().err
+    assert "of different kinds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,13 @@ def test_json_follows_its_schema(dossier: Dossier) -> None:
 
 def test_markdown_has_every_part(serving: Dossier) -> None:
     text = dossier_markdown.render(serving)
-    for heading in ("## ", "### Memory of the chosen plan", "### Sequences at once", "### Assumed", "### Provenance"):
+    for heading in (
+        "## ",
+        "### Memory of the chosen plan",
+        "### Concurrent sequences",
+        "### Assumed",
+        "### Provenance",
+    ):
         assert heading in text
     assert text.endswith("\n") and not text.endswith("\n\n")
 

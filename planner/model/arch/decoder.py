@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.errors import ConfigError, UnsupportedModelError
 from planner.model.arch.common import read_max_length_tokens
@@ -52,8 +51,7 @@ _QWEN1_NAMES: Final = TensorNames(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Biases:
+class _Biases(NamedTuple):
     """Which linears carry a bias."""
 
     qkv: bool = False
@@ -107,8 +105,7 @@ def _qwen1_bias(fields: Fields) -> _Biases:
     return _Biases(True, other, other)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(NamedTuple):
     """What sets a decoder family apart.
 
     Attributes:
@@ -119,6 +116,7 @@ class Decoder:
             divides the hidden size by the heads.
         kv_heads_required: whether ``num_key_value_heads`` must be there. Families from before grouped-query
             attention leave it out, and their class then takes the number of heads.
+        fused_intermediate: whether ``intermediate_size`` counts gate and up together.
     """
 
     names: TensorNames
@@ -128,6 +126,7 @@ class Decoder:
     tied_by_default: bool | None = False
     kv_heads_required: bool = True
     head_dim: int | None = None
+    fused_intermediate: bool = False
 
 
 def _mixtral_moe(fields: Fields) -> MoeMlp:
@@ -183,7 +182,8 @@ DECODERS: Final[dict[str, Decoder]] = {
     "InternLMForCausalLM": Decoder(_LLAMA_NAMES, _internlm_bias, kv_heads_required=False),
     "InternLM2ForCausalLM": Decoder(_INTERNLM2_NAMES, _internlm2_bias),
     "InternLM3ForCausalLM": Decoder(_LLAMA_NAMES, _internlm3_bias),
-    "QWenLMHeadModel": Decoder(_QWEN1_NAMES, _qwen1_bias, kv_heads_required=False),
+    # modeling_qwen.py, QWenMLP: w1 and w2 are half of intermediate_size each.
+    "QWenLMHeadModel": Decoder(_QWEN1_NAMES, _qwen1_bias, kv_heads_required=False, fused_intermediate=True),
     "MixtralForCausalLM": Decoder(_MIXTRAL_NAMES, _no_bias, moe=_mixtral_moe),
     "Qwen2MoeForCausalLM": Decoder(_LLAMA_NAMES, _qwen2_moe_bias, moe=_qwen2_moe),
     "Qwen3MoeForCausalLM": Decoder(_LLAMA_NAMES, _qwen3_bias, qk_norm=True, moe=_qwen3_moe),
@@ -265,8 +265,7 @@ def _layer_groups(
 
 def _dense(fields: Fields, decoder: Decoder, biases: _Biases) -> DenseMlp:
     size = fields.integer("intermediate_size")
-    if decoder.names is _QWEN1_NAMES:
-        # Qwen's first generation counts gate and up together (modeling_qwen.py, QWenMLP).
+    if decoder.fused_intermediate:
         if size % 2:
             raise ConfigError(f"config.json: {fields.key('intermediate_size')} is {size}; expected an even number")
         size //= 2
