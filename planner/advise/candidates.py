@@ -52,20 +52,24 @@ class Offer:
     least_gpus: int = 1
     neighbours_bytes: int = 0
 
-    def preference(self, option: Option) -> tuple[int, int, int]:
-        """Less is better."""
+    def preference(self, option: Option) -> tuple[int, ...]:
+        """Less is better. What can be served or made today comes before what somebody else has to publish."""
         if self.quality_first:
-            return 0, option.loss, option.tp
-        return int(option.tp < self.least_gpus), option.tp, option.loss
+            return 0, int(option.has_to_be_found), option.loss, option.tp
+        return int(option.tp < self.least_gpus), option.tp, int(option.has_to_be_found), option.loss
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What costs quality or money: GPUs, weights, KV bits."""
+    """What costs quality or money: GPUs, weights, KV bits.
+
+    `has_to_be_found` where nobody is known to publish the weights and LMDeploy has no tool that makes them.
+    """
 
     tp: int
     weights: WeightsChoice
     quant_policy: int
+    has_to_be_found: bool = False
 
     @property
     def loss(self) -> int:
@@ -141,15 +145,19 @@ class Pins:
 NO_PINS: Final = Pins()
 
 
-def options_of(spec: ModelSpec, offer: Offer, pins: Pins = NO_PINS) -> tuple[Option, ...]:
-    """Every option of an offer that the pins allow, in order of preference."""
+def options_of(spec: ModelSpec, offer: Offer, pins: Pins = NO_PINS, *, fp8_is_there: bool = True) -> tuple[Option, ...]:
+    """Every option of an offer that the pins allow, in order of preference.
+
+    Args:
+        fp8_is_there: whether fp8 weights are published, or made while the engine loads.
+    """
     quality = QUALITY_ORDER
     if spec.quantization is not None:
         quality = tuple(entry for entry in quality if entry[0] is WeightsChoice.AS_IS)
     elif offer.gpu.compute_capability < MIN_FP8_CAPABILITY and pins.weights is None:
         quality = tuple(entry for entry in quality if entry[0] is not WeightsChoice.FP8)
     options = (
-        Option(tp, weights, quant_policy)
+        Option(tp, weights, quant_policy, weights is WeightsChoice.FP8 and not fp8_is_there)
         for tp in ((pins.tp,) if pins.tp else TP)
         for weights, quant_policy in quality
         if tp <= offer.max_gpus and weights is (pins.weights or weights)

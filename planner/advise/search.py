@@ -14,8 +14,11 @@ from planner.advise.ladder import Ladder, ladder
 from planner.advise.nearest import Nearest
 from planner.advise.weighing import Scales
 from planner.errors import LmplanError
+from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
+from planner.lmdeploy.settings import Request, decide, makes_fp8
 from planner.lmdeploy.versions import LmdeployVersion
+from planner.model import catalog
 from planner.model.spec import ModelSpec
 from planner.request import Load
 
@@ -34,10 +37,22 @@ class Search(Scales):
         pins: Pins = NO_PINS,
     ) -> None:
         super().__init__(spec, offer, lmdeploy, engine, dtype, pins)
-        self.options = options if options is not None else options_of(spec, offer, pins)
+        self.options = (
+            options if options is not None else options_of(spec, offer, pins, fp8_is_there=self._fp8_is_there())
+        )
         self._too_large: set[tuple[Load, int, str]] = set()
         self._ladders: dict[Load, Ladder] = {}
         self._firsts: dict[tuple[Option, Load, bool], Candidate] = {}
+
+    def _fp8_is_there(self) -> bool:
+        """Whether fp8 weights are published, or made while the engine loads."""
+        if catalog.has(f"{self.spec.name}-{WeightsChoice.FP8}"):
+            return True
+        try:
+            request = Request(engine=self.engine, dtype=self.dtype)
+            return makes_fp8(decide(self.spec, self.offer.gpu, self.lmdeploy, request).engine)
+        except LmplanError:
+            return True  # nothing is asked of what is refused
 
     def ladder(self, load: Load) -> Ladder:
         """The settings to try."""

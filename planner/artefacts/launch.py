@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 
 from planner.footprint import MemoryEstimate
-from planner.kinds import EngineName, WeightsChoice, assert_never
+from planner.kinds import WeightsChoice, assert_never
 from planner.lmdeploy import options
-from planner.lmdeploy.settings import Settings, defaults
+from planner.lmdeploy.settings import Settings, defaults, makes_fp8
 from planner.lmdeploy.versions import asks_for_remote_code
 from planner.model import catalog
 from planner.model.source import ModelSource
@@ -26,8 +26,8 @@ def model_argument(model: str, settings: Settings, quantized_already: bool) -> s
         case WeightsChoice.AS_IS:
             return model
         case WeightsChoice.FP8:
-            if settings.engine is EngineName.PYTORCH:
-                return model  # quantized while it loads (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`, 0.18.0)
+            if makes_fp8(settings.engine):
+                return model
             published = catalog.load(f"{model}-{settings.weights}")
             if published is not None:
                 return published.hf_id

@@ -6,7 +6,8 @@ from typing import Any
 
 from planner.artefacts.deployed import Deployed
 from planner.data import read_toml
-from planner.kinds import EngineName, WeightsChoice, assert_never
+from planner.kinds import WeightsChoice, assert_never
+from planner.lmdeploy.settings import makes_fp8
 from planner.memory.kv_cache import KV_BITS
 
 
@@ -79,7 +80,7 @@ def needs_published(deployed: Deployed) -> str:
             architecture = spec.text.architecture
             return f"LMDeploy's auto_awq does not take {architecture}: this plan needs a published AWQ checkpoint"
         case WeightsChoice.FP8:
-            if deployed.settings.engine is EngineName.PYTORCH or not deployed.is_folder:
+            if makes_fp8(deployed.settings.engine) or not deployed.is_folder:
                 return ""
             return "LMDeploy writes no fp8 checkpoint for TurboMind: this plan needs a published one in blocks of 128"
         case _:

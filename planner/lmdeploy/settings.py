@@ -159,6 +159,19 @@ def _takers(known: dict[EngineName, tuple[str, ...]]) -> str:
     return f"{first.heading} takes " + ", ".join(sorted(known[first]))
 
 
+def makes_fp8(engine: EngineName) -> bool:
+    """Whether the engine quantizes 16-bit weights to fp8 while it loads (`lmdeploy/pytorch/nn/linear/blocked_fp8.py`,
+    0.18.0); the other one needs a checkpoint.
+    """
+    match engine:
+        case EngineName.PYTORCH:
+            return True
+        case EngineName.TURBOMIND:
+            return False
+        case _:
+            assert_never(engine)
+
+
 def read_weights(word: str) -> WeightsChoice:
     """The form of the weights that ``--weights`` asks for.
 

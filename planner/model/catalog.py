@@ -41,7 +41,7 @@ def load(name: str) -> CatalogEntry | None:
     apart, so that ``InternLM2.5-7B-chat`` finds ``internlm2_5-7b-chat``.
     """
     wanted = name.strip().lower()
-    if _NAME.fullmatch(wanted) and (ROOT / _FOLDER / f"{wanted}.json").is_file():
+    if has(wanted):
         return _read(wanted)
     if not wanted:
         return None
@@ -53,6 +53,12 @@ def load(name: str) -> CatalogEntry | None:
         if wanted.translate(_SEPARATORS) in (text.translate(_SEPARATORS) for text in known):
             alike.append(entry)
     return alike[0] if len(alike) == 1 else None
+
+
+def has(name: str) -> bool:
+    """Whether there is an entry of exactly that name, case aside; opens no file."""
+    wanted = name.lower()
+    return bool(_NAME.fullmatch(wanted)) and (ROOT / _FOLDER / f"{wanted}.json").is_file()
 
 
 def names() -> list[str]:

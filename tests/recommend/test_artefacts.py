@@ -14,6 +14,7 @@ import yaml
 from packaging.version import Version
 
 import quantize
+from planner import estimate
 from planner.api.advice import Advice, advise
 from planner.data import read_toml
 from planner.lmdeploy.versions import choices, has_option
@@ -181,7 +182,14 @@ def test_what_lmdeploy_cannot_make_is_said() -> None:
     if older.decision.chosen.candidate.option.weights == "w4a16":
         assert "quantize" not in texts
         assert any("needs a published AWQ checkpoint" in note for note in older.notes)
-    eight, _ = _texts("qwen3-14b", "l4", {"concurrency": 4, "context": 8192}, "0.18.0")
-    assert eight.decision.chosen is not None
-    assert eight.decision.chosen.candidate.option.weights == "fp8"
-    assert any("needs a published one in blocks of 128" in note for note in eight.notes)
+    eight = estimate("qwen3-14b", "l4", weights="fp8", tp=1)
+    assert eight.recommendation.why[1].startswith("LMDeploy writes no fp8 checkpoint for TurboMind")
+
+
+def test_what_has_to_be_found_comes_behind_what_can_be_made() -> None:
+    load = {"concurrency": 4, "context": 8192}
+    made, _ = _texts("qwen3-14b", "l4", load, "0.18.0")
+    published, _ = _texts("qwen3-8b", "l4", {"concurrency": 4, "context": 38000}, "0.18.0")
+    assert made.decision.chosen is not None and published.decision.chosen is not None
+    assert made.decision.chosen.candidate.option.weights == "w4a16"
+    assert published.decision.chosen.candidate.option.weights == "fp8"

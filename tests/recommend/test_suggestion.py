@@ -77,10 +77,10 @@ def test_a_model_too_large_for_one_gpu_of_a_server_takes_two() -> None:
     assert (best.weights, best.quant_policy, best.tp) == ("as-is", 0, 2)
     why = plan.recommendation.why
     assert why[0].startswith("2 GPUs (--tp 2)")
-    assert "one h100 would serve with fp8 weights and 16-bit KV cache" in why
+    assert "one h100 would serve with 4-bit weights (W4A16 AWQ) and 16-bit KV cache" in why
     assert plan.command is not None and "--tp 2" in plan.command
     # One card by itself, a part of one, or one that was asked for: then the weights give.
-    assert _best(estimate("llama-3.1-70b", "h100", tp=1)).weights == "fp8"
+    assert _best(estimate("llama-3.1-70b", "h100", tp=1)).weights == "w4a16"
     assert _best(estimate("internvl2-26b", "a100-40g-slice")).weights == "w4a16"
     assert _best(estimate("qwen2.5-14b", "rtx-4090")).tp == 1
 
@@ -91,7 +91,7 @@ def test_one_gpu_that_was_asked_for_stays_one_and_a_default_does_not(capsys: pyt
     assert "--tp 2" in capsys.readouterr().out
     assert run([*words, "--tp", "1"]) == 3
     out = capsys.readouterr().out
-    assert "--tp 2" not in out and "fp8 weights" in out
+    assert "--tp 2" not in out and "4-bit weights" in out
 
 
 def test_a_ratio_that_was_given_gives_way_before_gpus_and_quality() -> None:
