@@ -1,7 +1,7 @@
 """lmplan as a library, and the entry of its command: what is public, imported on first use.
 
 >>> from lmplan import estimate
->>> estimate("internlm2_5-7b", "a100-24g").verdict
+>>> str(estimate("internlm2_5-7b", "a100-24g").verdict)
 'serves'
 
 A package and no module, since only a package can be marked as typed (PEP 561). It imports nothing of `planner` by
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DoesNotFitError,
         EnvironmentProblem,
         LmplanError,
+        OverloadError,
         UnsupportedModelError,
         UsageError,
     )
@@ -41,6 +42,7 @@ __all__ = [
     "DoesNotFitError",
     "EnvironmentProblem",
     "LmplanError",
+    "OverloadError",
     "Plan",
     "UnsupportedModelError",
     "UsageError",

@@ -2,7 +2,7 @@
 
 >>> from planner import estimate  # or from lmplan: the same
 >>> plan = estimate("internlm2_5-7b", "a100-24g")
->>> plan.verdict
+>>> str(plan.verdict)
 'serves'
 """
 

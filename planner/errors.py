@@ -61,6 +61,12 @@ class CheckFailedError(LmplanError):
     exit_code = 7
 
 
+class OverloadError(LmplanError):
+    """A plan that starts and serves, and that full load may end (exit 8)."""
+
+    exit_code = 8
+
+
 def nearest(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The `limit` names of `known` closest to `word`, best first; case does not count."""
     import difflib  # only where a name is unknown

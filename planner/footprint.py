@@ -12,12 +12,8 @@ from planner.model.formats import store
 from planner.model.tensors import inventory, num_parameters, size_bytes
 from planner.start import End, Start, Startup
 from planner.units import counted, format_bytes, format_gib
+from planner.verdict import Outcome, Verdict
 
-SERVES = "serves"
-DIES_LOADING = "dies while loading"
-NO_ROOM = "no room for the KV cache"
-DIES_STARTING = "dies while warming up"
-HANGS_STARTING = "hangs while warming up"
 GROWING_TERMS = ("forward_buffers", "cuda_graphs", "late_code")
 """Terms whose high end is what full load makes of them, not doubt."""
 
@@ -33,8 +29,9 @@ class MemoryEstimate:
         total_bytes: what the driver shows for the process once it serves.
         load_peak_bytes: the most that it shows while starting.
         free_at_kv_bytes: what the engine finds free when it sizes the KV cache.
-        verdict: one of the constants above.
+        outcome: how the start ends.
         reasons: why it does not serve; empty when it does.
+        overload: why it may die under full load although it serves; empty when it does not.
         warnings: what to know although it serves.
     """
 
@@ -48,14 +45,15 @@ class MemoryEstimate:
     total_bytes: int
     load_peak_bytes: int
     free_at_kv_bytes: int
-    verdict: str
+    outcome: Outcome
     reasons: tuple[str, ...]
+    overload: str
     warnings: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
         """Whether the engine starts and serves."""
-        return self.verdict == SERVES
+        return self.outcome is Outcome.SERVES
 
     @property
     def growth_bytes(self) -> int:
@@ -63,9 +61,22 @@ class MemoryEstimate:
         return _growth_bytes(self.terms)
 
     @property
+    def full_load_bytes(self) -> int:
+        """The most that it holds under full load, where the other terms are as estimated."""
+        return self.total_bytes + self.growth_bytes
+
+    @property
     def short_of_growth(self) -> bool:
         """Whether what the process may grow by under full load is more than what stays free."""
-        return self.growth_bytes > self.deployment.free_bytes - self.total_bytes
+        return self.full_load_bytes > self.deployment.free_bytes
+
+    def verdict(self, context_tokens: int) -> Verdict:
+        """What becomes of it where sessions have `context_tokens` tokens."""
+        if not self.fits:
+            return Verdict(self.outcome.value)
+        if self.max_sequences(context_tokens) < 1:
+            return Verdict.NO_SESSION
+        return Verdict.UNTIL_FULL_LOAD if self.short_of_growth else Verdict.SERVES
 
     @property
     def low_bytes(self) -> int:
@@ -94,9 +105,9 @@ def estimate_memory(deployment: Deployment) -> MemoryEstimate:
     start = startup.at()
     tensors = inventory(deployment.spec)
     terms = (*startup.before, _kv_term(startup, start.kv), *start.after)
-    verdict, reasons = _verdict(startup, start)
-    warnings = _warnings(startup, start, terms) if verdict == SERVES else ()
-    race = _race(startup, verdict)
+    outcome, reasons = _outcome(startup, start)
+    serves = outcome is Outcome.SERVES
+    race = _race(startup, outcome)
     return MemoryEstimate(
         deployment=deployment,
         num_parameters=num_parameters(tensors),
@@ -108,17 +119,18 @@ def estimate_memory(deployment: Deployment) -> MemoryEstimate:
         total_bytes=start.total_bytes,
         load_peak_bytes=max(start.load_bytes, start.peak_bytes),
         free_at_kv_bytes=max(start.free_at_kv_bytes, 0),
-        verdict=verdict,
-        reasons=reasons if verdict == SERVES else (*reasons, *race),
-        warnings=(*warnings, *race) if verdict == SERVES else warnings,
+        outcome=outcome,
+        reasons=() if serves else (*reasons, *race),
+        overload=_overload(startup, start, terms) if serves else "",
+        warnings=(*_warnings(startup, start), *race) if serves else (),
     )
 
 
-def _race(startup: Startup, verdict: str) -> tuple[str, ...]:
+def _race(startup: Startup, outcome: Outcome) -> tuple[str, ...]:
     """What else may happen at the ends of what loading leaves behind."""
     if startup.transient is None:
         return ()
-    others = {_fate(startup, startup.at(end)) for end in (End.LOW, End.HIGH)} - {verdict}
+    others = {_fate(startup, startup.at(end)) for end in (End.LOW, End.HIGH)} - {outcome}
     if not others:
         return ()
     span = _span(startup.transient)
@@ -145,47 +157,47 @@ def _kv_term(startup: Startup, kv: KvCache) -> Term:
     )
 
 
-def _fate(startup: Startup, start: Start) -> str:
-    """The verdict on one start."""
+def _fate(startup: Startup, start: Start) -> Outcome:
+    """How one start ends."""
     free_bytes = startup.deployment.free_bytes
     if start.load_bytes > free_bytes:
-        return DIES_LOADING
+        return Outcome.DIES_LOADING
     if start.free_at_kv_bytes <= 0 or start.kv.blocks == 0:
-        return NO_ROOM
+        return Outcome.NO_ROOM
     if start.peak_bytes > free_bytes:
-        return DIES_STARTING
-    return SERVES if start.stalls_at_tokens is None else HANGS_STARTING
+        return Outcome.DIES_STARTING
+    return Outcome.SERVES if start.stalls_at_tokens is None else Outcome.HANGS_STARTING
 
 
-def _verdict(startup: Startup, start: Start) -> tuple[str, tuple[str, ...]]:
-    """The verdict, and why it is not `SERVES`."""
+def _outcome(startup: Startup, start: Start) -> tuple[Outcome, tuple[str, ...]]:
+    """How it ends, and why it does not serve."""
     free_bytes, kv = startup.deployment.free_bytes, start.kv
     fate = _fate(startup, start)
-    if fate == DIES_LOADING:
+    if fate is Outcome.DIES_LOADING:
         return fate, (
             f"loading needs {format_gib(start.load_bytes)}, but only {format_gib(free_bytes)} is free: "
             f"{format_bytes(start.load_bytes - free_bytes)} short",
         )
-    if fate == NO_ROOM:
+    if fate is Outcome.NO_ROOM:
         if start.free_at_kv_bytes <= 0:
             return fate, ("nothing is left when the KV cache is sized",)
         return fate, (
             f"{format_bytes(start.free_at_kv_bytes)} is left when the KV cache is sized; its share of that, "
             f"{format_bytes(kv.budget_bytes)}, does not hold a block of {format_bytes(kv.block_bytes)}",
         )
-    if fate == DIES_STARTING:
+    if fate is Outcome.DIES_STARTING:
         percent = _largest_percent(startup, lambda peak, _: peak <= free_bytes)
         helps = f"--cache-max-entry-count {percent / 100:g} leaves enough" if percent else "no ratio leaves enough"
         return fate, (
             f"with the KV cache the process needs {format_gib(start.peak_bytes)}, but only {format_gib(free_bytes)} is "
             f"free: {format_bytes(start.peak_bytes - free_bytes)} short; {helps}",
         )
-    if fate == HANGS_STARTING:
+    if fate is Outcome.HANGS_STARTING:
         return fate, (
             f"the KV cache holds {counted(kv.tokens, 'token')}, but a warm-up request has "
             f"{start.stalls_at_tokens:,}, so LMDeploy waits for room forever; --session-len {kv.tokens} avoids that",
         )
-    return SERVES, ()
+    return Outcome.SERVES, ()
 
 
 def _largest_percent(startup: Startup, enough: Callable[[int, tuple[Term, ...]], bool]) -> int:
@@ -201,7 +213,7 @@ def _largest_percent(startup: Startup, enough: Callable[[int, tuple[Term, ...]],
     if not low:
         return 0
     smaller = startup.with_ratio(low / 100)
-    return low if _fate(smaller, smaller.at()) == SERVES else 0
+    return low if _fate(smaller, smaller.at()) is Outcome.SERVES else 0
 
 
 def _growth_bytes(terms: tuple[Term, ...]) -> int:
@@ -209,21 +221,25 @@ def _growth_bytes(terms: tuple[Term, ...]) -> int:
     return sum(term.high_bytes - term.size_bytes for term in terms if term.name in GROWING_TERMS)
 
 
-def _warnings(startup: Startup, start: Start, terms: tuple[Term, ...]) -> tuple[str, ...]:
-    warnings = []
-    free_bytes, kv = startup.deployment.free_bytes, start.kv
+def _overload(startup: Startup, start: Start, terms: tuple[Term, ...]) -> str:
+    """Why full batches may end it, or nothing."""
+    free_bytes = startup.deployment.free_bytes
     growth, spare = _growth_bytes(terms), free_bytes - start.total_bytes
-    if growth > spare:
-        percent = _largest_percent(startup, lambda peak, after: peak + _growth_bytes(after) <= free_bytes)
-        ratio = f"--cache-max-entry-count {percent / 100:g}, or " if percent else ""
-        warnings.append(
-            f"under full load the process can grow by {format_bytes(growth)}, but only {format_bytes(spare)} is spare; "
-            f"{ratio}a smaller batch or --max-prefill-token-num leaves room"
-        )
-    session_len = startup.deployment.settings.session_len
-    if kv.tokens < session_len:
-        warnings.append(
-            f"the KV cache holds {counted(kv.tokens, 'token')}, fewer than one session of {session_len:,}; "
-            "longer requests fail"
-        )
-    return tuple(warnings)
+    if growth <= spare:
+        return ""
+    percent = _largest_percent(startup, lambda peak, after: peak + _growth_bytes(after) <= free_bytes)
+    ratio = f"--cache-max-entry-count {percent / 100:g}, or " if percent else ""
+    return (
+        f"under full load the process can grow by {format_bytes(growth)}, but only {format_bytes(spare)} is spare; "
+        f"{ratio}a smaller batch or --max-prefill-token-num leaves room"
+    )
+
+
+def _warnings(startup: Startup, start: Start) -> tuple[str, ...]:
+    session_len, kv = startup.deployment.settings.session_len, start.kv
+    if kv.tokens >= session_len:
+        return ()
+    return (
+        f"the KV cache holds {counted(kv.tokens, 'token')}, fewer than one session of {session_len:,}; "
+        "longer requests fail",
+    )

@@ -46,6 +46,7 @@ def _exit_codes() -> str:
         errors.EnvironmentProblem.exit_code: "this machine lacks something: a network, LMDeploy, a GPU, disk",
         errors.ChildFailedError.exit_code: "LMDeploy, started by lmplan, failed",
         errors.CheckFailedError.exit_code: "a result was made and did not pass its check",
+        errors.OverloadError.exit_code: "`estimate`: the model serves, and full load may end it",
         130: "interrupted",
     }
     return "\n".join(["| code | meaning |", "|---:|---|", *(f"| {code} | {text} |" for code, text in rows.items())])

@@ -22,6 +22,7 @@ ROOMS = (
         "planner.units",
         "planner.clock",
         "planner.kinds",
+        "planner.verdict",
         "planner.releases",
         "planner.data",
     ),

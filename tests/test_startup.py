@@ -23,7 +23,7 @@ MAY_LOAD = (
         "planner.kinds",
         "planner.releases",
     ),
-    *("planner.releases", "planner.request", "planner.start", "planner.units"),
+    *("planner.releases", "planner.request", "planner.start", "planner.units", "planner.verdict"),
     *("planner.files.escape", "planner.files.reading", "planner.files.writing"),
     *("planner.report.table", "planner.report.wording"),
 )

@@ -15,10 +15,11 @@ from planner.advise.decision import pick
 from planner.advise.least_gpus import least_gpus
 from planner.advise.search import Search
 from planner.errors import LmplanError
-from planner.footprint import NO_ROOM, MemoryEstimate, estimate_memory
+from planner.footprint import MemoryEstimate, estimate_memory
 from planner.lmdeploy.settings import Settings
 from planner.request import Load
 from planner.units import format_gib
+from planner.verdict import Outcome
 
 _RELEASED: Final = (
     "max_prefill_token_num",
@@ -186,11 +187,12 @@ class _Suggestion:
         """What the plan as asked lacks."""
         memory, context = self.current, self.load.context_tokens
         if not memory.fits:
-            return memory.reasons[0] if memory.verdict == NO_ROOM else f"it {memory.verdict} ({memory.reasons[0]})"
+            named = memory.outcome is not Outcome.NO_ROOM
+            return f"it {memory.outcome} ({memory.reasons[0]})" if named else memory.reasons[0]
         if memory.max_sequences(context) < 1:
             return f"the KV cache holds {memory.kv_cache.tokens:,} of the {context:,} tokens of a session"
         if memory.short_of_growth:
-            return memory.warnings[0]
+            return memory.overload
         return "no ratio is safe: what is assumed may take more than is free"
 
     def _sessions(self, memory: MemoryEstimate) -> str:

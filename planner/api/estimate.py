@@ -22,6 +22,8 @@ from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
 from planner.model.tensors import inventory, size_bytes
 from planner.request import DEFAULT_CONTEXT_TOKENS, Load, default_images, find_free_bytes
+from planner.units import counted
+from planner.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Plan:
         memory: the estimate of the settings asked for.
         checkpoint_bytes: bytes of the checkpoint as it is served: of the files where there are any, else computed.
         context_tokens: length of a session that the recommendation is made for.
+        context_given: whether it was asked for; only then it has to fit.
         notes: what the user should know.
     """
 
@@ -41,17 +44,32 @@ class Plan:
     checkpoint_bytes: int
     recommendation: Recommendation
     context_tokens: int
+    context_given: bool
     notes: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
-        """Whether the settings asked for start and serve."""
-        return self.memory.fits
+        """Whether the settings asked for serve sessions of the context, under full load as well."""
+        return self.verdict is Verdict.SERVES
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
         """``serves``, or how it fails."""
-        return self.memory.verdict
+        return self.memory.verdict(self.context_tokens if self.context_given else 1)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it fails, with numbers; empty where it serves."""
+        match self.verdict:
+            case Verdict.SERVES:
+                return ()
+            case Verdict.UNTIL_FULL_LOAD:
+                return (self.memory.overload,)
+            case Verdict.NO_SESSION:
+                held, wanted = self.memory.kv_cache.tokens, self.context_tokens
+                return (f"the KV cache holds {counted(held, 'token')} of the {wanted:,} of a session",)
+            case _:
+                return self.memory.reasons
 
     @property
     def total_bytes(self) -> int:
@@ -128,6 +146,7 @@ def estimate(
         checkpoint_bytes=checkpoint_bytes,
         recommendation=_with_first_step(recommendation, served_name(source), load),
         context_tokens=context_tokens,
+        context_given=context is not None,
         notes=(*source.notes, *settings.notes, *notes, *calibration.problems()),
     )
 

@@ -7,10 +7,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from planner.api.estimate import estimate
+from planner.api.estimate import Plan, estimate
 from planner.cli.options import deployment_options, gpu_options, schema_option
 from planner.cli.output import say
-from planner.errors import DoesNotFitError
+from planner.errors import DoesNotFitError, OverloadError
+from planner.verdict import Verdict
 
 _DEFAULT = ParameterSource.DEFAULT
 
@@ -33,7 +34,7 @@ _DEFAULT = ParameterSource.DEFAULT
 def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any) -> int:
     """Estimate what LMDeploy will hold on a GPU, term by term.
 
-    Exits with 3 when it does not fit; the report is still printed.
+    Exits with 3 when it does not fit, with 8 when full load may end it; the report is still printed.
 
     \b
     lmplan estimate --model internlm2_5-7b --gpu a100-24g
@@ -60,4 +61,10 @@ def estimate_command(form: str, explain: bool, quant_policy: str, **wishes: Any)
         say(table.render(plan), nl=False)
         if explain:
             say("\n" + table.explain(plan), nl=False)
+    return _exit_code(plan)
+
+
+def _exit_code(plan: Plan) -> int:
+    if plan.verdict is Verdict.UNTIL_FULL_LOAD:
+        return OverloadError.exit_code
     return 0 if plan.fits else DoesNotFitError.exit_code

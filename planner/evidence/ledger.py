@@ -117,7 +117,7 @@ class Replayed:
     @property
     def verdict_right(self) -> bool:
         """Whether it went as planned."""
-        return self.memory.verdict == self.run.outcome
+        return self.memory.outcome == self.run.outcome
 
 
 def shipped_files() -> list[Path]:

@@ -29,6 +29,8 @@ def _terms(dossier: Dossier) -> str:
     rows = [[wording.title(t.name), f"{t.size_bytes / GIB:.3f}", t.formula, str(t.evidence)] for t in memory.terms]
     rows.append(["**total when serving**", f"**{memory.total_bytes / GIB:.3f}**", "", ""])
     rows.append(["peak while starting", f"{memory.load_peak_bytes / GIB:.3f}", "", ""])
+    if memory.growth_bytes:
+        rows.append(["most under full load", f"{memory.full_load_bytes / GIB:.3f}", "", ""])
     return "### Memory of the chosen plan\n\n" + _table(rows, ["term", "GiB", "formula with its inputs", "evidence"])
 
 
@@ -55,7 +57,7 @@ def _measured(dossier: Dossier) -> str:
             f"{r.run.product}, {r.run.lmdeploy}",
             ", ".join(f"{k} {v}" for k, v in r.run.settings.items() if k not in ("engine", "lmdeploy") and v),
             f"{r.run.used_bytes / GIB:.2f}" if r.run.used_bytes else r.run.outcome,
-            f"{r.memory.total_bytes / GIB:.2f}" if r.memory.fits else r.memory.verdict,
+            f"{r.memory.total_bytes / GIB:.2f}" if r.memory.fits else str(r.memory.outcome),
         ]
         for r in dossier.measured
     ]

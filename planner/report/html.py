@@ -183,6 +183,8 @@ def _terms(dossier: Dossier) -> str:
     ]
     rows.append(Row("total", ["total when serving", f"{memory.total_bytes / GIB:.3f}", "", "sum of the terms", ""]))
     rows.append(["peak while starting", f"{memory.load_peak_bytes / GIB:.3f}", "", "", ""])
+    if memory.growth_bytes:
+        rows.append(["most under full load", f"{memory.full_load_bytes / GIB:.3f}", "", "", ""])
     for term in (memory.staging, memory.transient):
         if term is not None and term.high_bytes:
             rows.append(
@@ -241,7 +243,7 @@ def _measured(dossier: Dossier) -> str:
                 f"{run.product}, {deployed.settings.engine} {run.lmdeploy}",
                 f"{settings}; {format_gib(run.free_before_bytes, 1)} free",
                 f"{used / GIB:.2f}" if used else run.outcome,
-                f"{memory.total_bytes / GIB:.2f}" if memory.fits else memory.verdict,
+                f"{memory.total_bytes / GIB:.2f}" if memory.fits else str(memory.outcome),
                 f"{off:+.2%}" if off is not None and memory.fits else "",
             ]
         )

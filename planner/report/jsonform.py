@@ -45,6 +45,7 @@ def to_object(plan: Plan) -> dict[str, Any]:
             "terms": [term_object(term) for term in memory.terms],
             "total_bytes": memory.total_bytes,
             "load_peak_bytes": memory.load_peak_bytes,
+            "full_load_bytes": memory.full_load_bytes,
         },
         "kv_cache": {
             "budget_bytes": memory.kv_cache.budget_bytes,
@@ -55,9 +56,9 @@ def to_object(plan: Plan) -> dict[str, Any]:
             "context_tokens": plan.context_tokens,
             "sequences": memory.max_sequences(plan.context_tokens),
         },
-        "fits": memory.fits,
-        "verdict": memory.verdict,
-        "reasons": list(memory.reasons),
+        "fits": plan.fits,
+        "verdict": str(plan.verdict),
+        "reasons": list(plan.reasons),
         "accuracy": _accuracy(deployment),
         "notes": [*plan.notes, *memory.warnings],
         "recommendation": {

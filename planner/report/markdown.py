@@ -25,6 +25,8 @@ def render(plan: Plan) -> str:
     ]
     rows.append(["**total when serving**", f"**{memory.total_bytes / GIB:.2f}**", "", ""])
     rows.append(["peak while starting", f"{memory.load_peak_bytes / GIB:.2f}", "", ""])
+    if memory.growth_bytes:
+        rows.append(["most under full load", f"{memory.full_load_bytes / GIB:.2f}", "", ""])
     capacity = [[f"{context:,}", f"{count:,}"] for context, count in wording.capacity_rows(plan)]
     parts = [
         f"## {memory.deployment.spec.name} on {memory.deployment.gpu.name}",

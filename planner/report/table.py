@@ -83,6 +83,8 @@ def _terms(plan: Plan) -> str:
     ]
     rows.append(["total when serving", f"{total / GIB:.2f}", "100%", ""])
     rows.append(["peak while starting", f"{memory.load_peak_bytes / GIB:.2f}", "", ""])
+    if memory.growth_bytes:
+        rows.append(["most under full load", f"{memory.full_load_bytes / GIB:.2f}", "", ""])
     return tabulate(
         rows,
         headers=["", "GiB", "share", "evidence"],

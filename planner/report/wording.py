@@ -51,14 +51,16 @@ def short_evidence(evidence: Evidence) -> str:
 
 def headline(plan: Plan) -> str:
     """The verdict in one line."""
-    memory = plan.memory
+    memory, verdict = plan.memory, plan.verdict
+    name = f"{verdict[0].upper()}{verdict[1:]}"
+    if not memory.fits:
+        return f"{name}: {plan.reasons[0]}."
     free = memory.deployment.free_bytes
-    if memory.fits:
-        return (
-            f"Serves: holds {format_gib(memory.total_bytes)} of {format_gib(free)}, "
-            f"{format_gib(free - memory.total_bytes)} remain free."
-        )
-    return f"{memory.verdict[0].upper()}{memory.verdict[1:]}: {memory.reasons[0]}."
+    held = (
+        f"holds {format_gib(memory.total_bytes)} of {format_gib(free)}, "
+        f"{format_gib(free - memory.total_bytes)} remain free"
+    )
+    return f"{name}: {'; '.join((held, *plan.reasons))}."
 
 
 def model_line(plan: Plan) -> str:

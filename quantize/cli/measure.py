@@ -13,11 +13,11 @@ from click.core import ParameterSource
 from planner.api.estimate import Plan
 from planner.cli.options import deployment_options, schema_option
 from planner.errors import ChildFailedError, UsageError
-from planner.footprint import SERVES
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy.settings import Request
 from planner.report import jsonform
 from planner.units import format_gib, parse_bytes
+from planner.verdict import Outcome
 from quantize.measure import compare_report
 from quantize.measure.compare import compare, read_estimate
 from quantize.measure.measurement import Measurement, write
@@ -130,7 +130,7 @@ def measure_command(
         given["lmdeploy"] = installed
     plan = plan_here(model, given, device, limit_bytes)
     check_version(plan, installed)
-    click.echo(f"estimated: {plan.memory.verdict}, {format_gib(plan.total_bytes)}", err=True)
+    click.echo(f"estimated: {plan.memory.outcome}, {format_gib(plan.total_bytes)}", err=True)
     try:
         with tempfile.TemporaryDirectory(prefix="lmplan-weights-") as scratch:
             measurement = measure_plan(
@@ -221,5 +221,5 @@ def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
         click.echo(f"lmplan: the run did not finish: {measurement.error}", err=True)
     click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
     click.echo(f"written to {out}")
-    died_as_planned = measurement.outcome == plan.verdict != SERVES
+    died_as_planned = measurement.outcome == plan.memory.outcome is not Outcome.SERVES
     return 0 if measurement.complete or died_as_planned else ChildFailedError.exit_code

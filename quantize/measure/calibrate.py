@@ -10,10 +10,10 @@ from typing import Any
 
 from planner.api.estimate import Plan
 from planner.errors import ChildFailedError, UsageError
-from planner.footprint import HANGS_STARTING
 from planner.hardware import calibration
 from planner.kinds import EngineName
 from planner.memory.terms import Term
+from planner.verdict import Outcome
 from quantize.measure.measurement import Measurement
 from quantize.measure.plan import measure_plan, plan_here
 
@@ -81,7 +81,7 @@ def _run(
 ) -> tuple[Plan, Measurement]:
     tell(f"{model}, tp {wishes['tp']}" if "tp" in wishes else model)
     plan = plan_here(model, wishes, device, None)
-    if plan.verdict == HANGS_STARTING:  # a small card, whose share holds no long request
+    if plan.memory.outcome is Outcome.HANGS_STARTING:  # a small card, whose share holds no long request
         plan = plan_here(model, {**wishes, "cache_max_entry_count": _MORE_RATIO}, device, None)
     with tempfile.TemporaryDirectory(prefix="lmplan-calibrate-") as scratch:
         measurement = measure_plan(plan, Path(scratch), device=device, python=python, load_only=load_only)

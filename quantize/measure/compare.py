@@ -11,6 +11,7 @@ from planner.errors import UsageError
 from planner.kinds import EngineName, assert_never
 from planner.model.spec import QuantMethod
 from planner.units import MIB, format_gib
+from planner.verdict import Verdict
 from quantize.measure.measurement import Measurement
 
 ESTIMATE_SCHEMA: Final = "lmplan.estimate/1"
@@ -95,7 +96,7 @@ def compare(estimate: dict[str, Any], measurement: Measurement, tolerance: float
     rows = [*_context(terms, measurement), *_cache(estimate, terms, measurement), *_totals(estimate, measurement)]
     return Comparison(
         tuple(rows),
-        estimate["verdict"],
+        Verdict(estimate["verdict"]).outcome,
         measurement.outcome,
         _tolerance(estimate, measurement) if tolerance is None else tolerance,
     )
@@ -137,13 +138,14 @@ def check_estimate(estimate: dict[str, Any], where: str) -> None:
             estimate["per_gpu"]["load_peak_bytes"],
         ]
         EngineName(estimate["settings"]["engine"])
+        Verdict(str(estimate["verdict"]))
         for term in estimate["per_gpu"]["terms"]:
             read.append(term["name"])
             sizes += [term["bytes"], term["low_bytes"], term["high_bytes"]]
     except (KeyError, TypeError) as error:
         raise UsageError(f"{where}: a field is missing ({error})", _WRITES_IT) from None
     except ValueError as error:
-        raise UsageError(f"{where}: {error}", _WRITES_IT) from None
+        raise UsageError(f"{where}: a field is of another kind ({error})", _WRITES_IT) from None
     if any(isinstance(value, (dict, list)) for value in read) or not all(isinstance(size, int) for size in sizes):
         raise UsageError(f"{where}: a field is of another kind", _WRITES_IT)
 

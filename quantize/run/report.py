@@ -100,7 +100,7 @@ def estimate_text(
         return f"No estimate for {deployment.gpu}: {plan.message}"
     rows = [
         ("for", f"{deployment.gpu}, {deployment.engine}, KV {deployment.kv_bits} bits, ratio {deployment.ratio:g}"),
-        ("verdict", plan.verdict),
+        ("verdict", str(plan.verdict)),
     ]
     if unmeasured is None:
         rows.append(("GPU memory", f"{format_gib(plan.total_bytes)} predicted"))

@@ -13,10 +13,11 @@ from planner.api.estimate import estimate
 from planner.data import ROOT
 from planner.evidence import accuracy, bands, ledger_add
 from planner.evidence.ledger import SCHEMA, Replayed, read_runs, replay, shipped_files
-from planner.footprint import GROWING_TERMS, SERVES
+from planner.footprint import GROWING_TERMS
 from planner.lmdeploy import versions
 from planner.memory.kv_cache import slab_layout
 from planner.memory.pool import PAGE_BYTES
+from planner.verdict import Outcome
 
 LEDGER = [(path, run) for path in shipped_files() for run in read_runs(path)]
 RUNS: list[Replayed] = accuracy.replays()
@@ -48,7 +49,7 @@ def test_every_shipped_run_can_be_planned() -> None:
 
 @each_run
 def test_the_verdict_is_right(one: Replayed) -> None:
-    assert one.memory.verdict == one.run.outcome
+    assert one.memory.outcome == one.run.outcome
 
 
 @each_run
@@ -58,7 +59,7 @@ def test_total_and_kv_budget_are_what_was_measured(one: Replayed) -> None:
         total = kv = TP_TOTAL
     assert abs(one.off_ratio or 0) <= total, f"total off by {one.off_ratio:+.2%}"
     assert abs(one.kv_off_ratio or 0) <= kv or _in_band(one), f"KV off by {one.kv_off_ratio:+.2%}"
-    assert one.off_ratio is not None or one.run.outcome != SERVES
+    assert one.off_ratio is not None or one.run.outcome != Outcome.SERVES
 
 
 def _in_band(one: Replayed) -> bool:
@@ -129,7 +130,7 @@ def test_the_ledger_holds_runs_of_every_kind() -> None:
     assert {_kind(one) for one in RUNS} == set(BOUNDS)
     assert {one.run.settings.get("quant_policy", 0) for one in RUNS} == {0, 4, 8}
     assert {one.run.settings.get("tp", 1) for one in RUNS} == {1, 2}
-    assert {one.run.outcome for one in RUNS} >= {SERVES, "dies while loading", "dies while warming up"}
+    assert {one.run.outcome for one in RUNS} >= {Outcome.SERVES, "dies while loading", "dies while warming up"}
     assert min(one.run.free_before_bytes for one in RUNS) < 9 * 2**30 < 140 * 10**9
     assert max(one.run.free_before_bytes for one in RUNS) > 140 * 10**9
     assert sum(any(phase["name"] == "image" for phase in one.run.phases) for one in RUNS) >= 4

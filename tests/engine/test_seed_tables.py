@@ -41,7 +41,7 @@ def test_chat_runs_one_sequence_in_that_version() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_a_row_of_the_tutorials(row: dict[str, Any], max_batch_size: int | None) -> None:
     plan = _plan(row, max_batch_size)
-    assert plan.verdict == "serves"
+    assert plan.memory.outcome == "serves"
     assert plan.total_bytes / GIB == pytest.approx(row["observed_gib"], rel=TOLERANCE)
 
 

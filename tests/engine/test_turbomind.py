@@ -76,19 +76,19 @@ def test_a_short_session_warms_up_less() -> None:
 
 def test_what_cannot_be_loaded_says_so() -> None:
     plan = memory("llama-3.1-8b", free="17GiB")
-    assert plan.verdict == "dies while loading"
+    assert plan.outcome == "dies while loading"
     assert not plan.fits
     assert "short" in plan.reasons[0]
 
 
 def test_a_gpu_that_holds_the_weights_and_no_block() -> None:
     plan = memory("qwen2.5-0.5b", free="4GiB", cache_max_entry_count=0.001)
-    assert plan.verdict == "no room for the KV cache"
+    assert plan.outcome == "no room for the KV cache"
 
 
 def test_a_ratio_too_large_for_the_warm_up() -> None:
     plan = memory("internlm2_5-7b", "a100-24g", cache_max_entry_count=0.97)
-    assert plan.verdict == "dies while warming up"
+    assert plan.outcome == "dies while warming up"
     assert "--cache-max-entry-count" in plan.reasons[0]
 
 
@@ -213,12 +213,12 @@ def test_a_warm_up_longer_than_the_kv_cache_hangs_from_0_15() -> None:
     # Two starts on an H200 hung so: a cache of 5,376 tokens, and requests of 6,144, 8,192 and 8,256 to come.
     wishes = {"weights": "w4a16", "max_batch_size": 64, "free": "10.7GiB"}
     plan = memory("qwen1.5-7b-chat", **wishes)
-    assert (plan.kv_cache.tokens, plan.verdict) == (5376, "hangs while warming up")
+    assert (plan.kv_cache.tokens, plan.outcome) == (5376, "hangs while warming up")
     assert "a warm-up request has 6,144" in plan.reasons[0] and "--session-len 5376" in plan.reasons[0]
     assert memory("qwen1.5-7b-chat", session_len=5376, **wishes).fits
     assert memory("qwen1.5-7b-chat", quant_policy=8, cache_max_entry_count=0.7, **wishes).fits
     # Before, the session was cut to what the cache holds; the PyTorch engine sends no requests.
-    assert memory("qwen1.5-7b-chat", lmdeploy="0.14.0", **wishes).verdict != plan.verdict
+    assert memory("qwen1.5-7b-chat", lmdeploy="0.14.0", **wishes).outcome != plan.outcome
     assert memory("qwen1.5-7b-chat", engine="pytorch", **{**wishes, "weights": "as-is", "free": "20GiB"}).fits
 
 

@@ -121,18 +121,18 @@ def test_what_was_given_is_released_and_said_where_nothing_open_helps() -> None:
 
 def test_a_smaller_ratio_is_advised_only_where_one_serves() -> None:
     none = estimate("llama-2-7b", "t4")
-    assert none.verdict == "dies while warming up"
+    assert none.memory.outcome == "dies while warming up"
     assert "no ratio leaves enough" in none.memory.reasons[0]
     for hundredths in range(1, 100):
-        assert not estimate("llama-2-7b", "t4", cache_max_entry_count=hundredths / 100).fits
+        assert not estimate("llama-2-7b", "t4", cache_max_entry_count=hundredths / 100).memory.fits
     some = estimate("internlm2_5-7b", "a100-24g", cache_max_entry_count=0.95)
-    assert some.verdict == "dies while warming up"
+    assert some.memory.outcome == "dies while warming up"
     words = some.memory.reasons[0].split("--cache-max-entry-count ")
     ratio = float(words[1].split()[0])
     deployment: Deployment = some.memory.deployment
 
     def fits(ratio: float) -> bool:
-        return estimate("internlm2_5-7b", "a100-24g", cache_max_entry_count=round(ratio, 2)).fits
+        return estimate("internlm2_5-7b", "a100-24g", cache_max_entry_count=round(ratio, 2)).memory.fits
 
     assert fits(ratio) and not fits(ratio + 0.01)
     assert estimate_memory(deployment) == some.memory
@@ -140,9 +140,10 @@ def test_a_smaller_ratio_is_advised_only_where_one_serves() -> None:
 
 def test_growth_is_answered_with_the_largest_ratio_that_leaves_room_for_it() -> None:
     plan = estimate("llama-3.1-70b", "h100", tp=2)
-    assert plan.fits and plan.memory.short_of_growth
-    warning = next(warning for warning in plan.memory.warnings if "can grow" in warning)
-    ratio = float(warning.split("--cache-max-entry-count ")[1].split(",")[0])
+    assert plan.verdict == "serves until full load" and not plan.fits
+    (reason,) = plan.reasons
+    assert "can grow" in reason
+    ratio = float(reason.split("--cache-max-entry-count ")[1].split(",")[0])
     assert not estimate("llama-3.1-70b", "h100", tp=2, cache_max_entry_count=ratio).memory.short_of_growth
     above = round(ratio + 0.01, 2)
     assert estimate("llama-3.1-70b", "h100", tp=2, cache_max_entry_count=above).memory.short_of_growth

@@ -51,7 +51,7 @@ def test_internvl2_26b_with_0_5_3_does_not_see_an_image_on_24_gb() -> None:
         quant_policy=4,
         context=2048,
     )
-    assert as_there.verdict == "serves"
+    assert as_there.memory.outcome == "serves"
     advice = advise("internvl2-26b", ("a100-24g",), num_gpus=1, context=4096, images=1, lmdeploy="0.5.3")
     assert not advice.decision.serves
     row = next(w for w in advice.decision.options if (w.option.weights, w.option.quant_policy) == ("w4a16", 4))
