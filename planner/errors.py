@@ -43,6 +43,11 @@ class UnsupportedModelError(LmplanError):
     exit_code = 4
 
 
+def not_planned(mechanism: str) -> UnsupportedModelError:
+    """LMDeploy serves it and lmplan does not plan it yet, which is not the same as a refusal of LMDeploy's."""
+    return UnsupportedModelError(f"lmplan does not plan {mechanism} yet")
+
+
 class EnvironmentProblem(LmplanError):
     """Something this machine lacks: LMDeploy, a GPU, a network, disk (exit 5)."""
 

@@ -9,7 +9,8 @@ from planner.engine.base import Deployment
 from planner.memory.capacity import KvCache
 from planner.memory.terms import FORMULA, Evidence, Term
 from planner.model.formats import store
-from planner.model.tensors import inventory, num_parameters, size_bytes
+from planner.model.inventory import inventory
+from planner.model.tensors import num_parameters, size_bytes
 from planner.start import End, Start, Startup
 from planner.units import counted, format_bytes, format_gib
 from planner.verdict import Outcome, Verdict

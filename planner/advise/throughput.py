@@ -15,7 +15,8 @@ from planner.engine.base import Deployment, Engine
 from planner.memory.attention import on_rank
 from planner.memory.weights import AllocationKind, text_linears
 from planner.model.dtypes import DType
-from planner.model.spec import QuantMethod, routed_experts
+from planner.model.layers import routed_experts
+from planner.model.quantization import QuantMethod
 
 MEMORY: Final = "memory bandwidth"
 COMPUTE: Final = "compute"

@@ -17,8 +17,8 @@ from planner.lmdeploy.versions import LmdeployVersion
 from planner.memory.capacity import KvCache
 from planner.memory.vision_activations import vision_activations
 from planner.model.formats import store
+from planner.model.inventory import inventory
 from planner.model.spec import ModelSpec
-from planner.model.tensors import inventory
 from planner.request import Load
 from planner.start import End, SafeRatio, Startup
 from planner.units import format_gib

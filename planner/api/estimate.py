@@ -18,9 +18,10 @@ from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide, read_weights
 from planner.model.arch import read_spec
 from planner.model.formats import store
+from planner.model.inventory import inventory
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
-from planner.model.tensors import inventory, size_bytes
+from planner.model.tensors import size_bytes
 from planner.request import DEFAULT_CONTEXT_TOKENS, Load, default_images, find_free_bytes
 from planner.units import counted
 from planner.verdict import Verdict

@@ -13,7 +13,8 @@ from planner.hardware import gpu as gpus
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.formats import store
-from planner.model.tensors import inventory, num_parameters, size_bytes
+from planner.model.inventory import inventory
+from planner.model.tensors import num_parameters, size_bytes
 from planner.units import GIB
 
 _FORMATS = click.Choice(["table", "json"])

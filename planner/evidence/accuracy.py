@@ -21,7 +21,8 @@ from planner.data import ROOT
 from planner.evidence.bands import Group, weights_format
 from planner.evidence.ledger import Replayed, read_runs, replay, shipped_files
 from planner.kinds import EngineName
-from planner.model.tensors import VISION_ROLES, inventory, num_parameters
+from planner.model.inventory import inventory
+from planner.model.tensors import VISION_ROLES, num_parameters
 
 SCHEMA = "lmplan.accuracy/1"
 MARKS = ("<!-- accuracy -->", "<!-- /accuracy -->")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from planner.data import read_json
 from planner.engine.base import Deployment
 from planner.kinds import EngineName, assert_never
-from planner.model.spec import QuantMethod
+from planner.model.quantization import QuantMethod
 from planner.units import counted
 
 

@@ -17,7 +17,7 @@ from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, Settings
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import ChatSession, ModelFormat
-from planner.model.spec import QuantMethod
+from planner.model.quantization import QuantMethod
 
 Value = str | int | float
 ENGINE_FLAG: Final = "--backend"

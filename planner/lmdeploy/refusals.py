@@ -6,13 +6,15 @@ from typing import Final, NamedTuple
 
 from packaging.version import Version
 
-from planner.errors import UnsupportedModelError, UsageError
+from planner.errors import UnsupportedModelError, UsageError, not_planned
 from planner.hardware.gpu import Gpu
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.lmdeploy.words import KvReplication, RatioRange
-from planner.model.spec import GroupedQueryAttention, ModelSpec, Quantization, QuantMethod, routed_experts
+from planner.model.layers import GatedDeltaNet, GroupedQueryAttention, LatentAttention, routed_experts
+from planner.model.quantization import Quantization, QuantMethod
+from planner.model.spec import ModelSpec
 
 MAX_KV_BLOCKS: Final = 2**24
 """The largest number up to which the engine's float tells all whole numbers apart."""
@@ -123,6 +125,10 @@ def _check_tp(spec: ModelSpec, tp: int) -> None:
         match attention:
             case GroupedQueryAttention():
                 _check_divides(spec, attention.num_heads, attention.num_kv_heads, tp)
+            case LatentAttention():
+                _check_divides(spec, attention.num_heads, attention.num_heads, tp)
+            case GatedDeltaNet():
+                _check_divides(spec, attention.num_value_heads, attention.num_key_heads, tp)
             case _:
                 assert_never(attention)
 
@@ -150,6 +156,10 @@ def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, 
         match attention:
             case GroupedQueryAttention():
                 head_dim, num_kv_heads = attention.head_dim, attention.num_kv_heads
+            case LatentAttention():
+                raise not_planned("latent attention under TurboMind")
+            case GatedDeltaNet():
+                raise not_planned("gated linear attention under TurboMind")
             case _:
                 assert_never(attention)
         if head_dim not in (*rules.head_dims, *(rules.head_dims_sm80 if sm >= 80 else ())):
@@ -185,6 +195,8 @@ def _check_format(gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantizatio
             minimum, group_sizes = rules.min_sm_fp8, None
         case QuantMethod.AWQ | QuantMethod.GPTQ:
             minimum, group_sizes = rules.min_sm_w4a16, rules.int4_group_sizes
+        case QuantMethod.MXFP4 | QuantMethod.COMPRESSED_TENSORS | QuantMethod.SMOOTH_QUANT:
+            raise not_planned(f"{method} under TurboMind")
         case _:
             assert_never(method)
     if sm < minimum:

@@ -13,7 +13,8 @@ from planner.lmdeploy.words import Int4Dtype
 from planner.memory.parallelism import Parallelism
 from planner.model.dtypes import DType
 from planner.model.formats import choose
-from planner.model.spec import ModelSpec, Quantization
+from planner.model.quantization import Quantization
+from planner.model.spec import ModelSpec
 
 DEFAULT_MAX_PREFILL_TOKEN_NUM = 8192
 """`TurbomindEngineConfig.max_prefill_token_num` (`lmdeploy/messages.py`, 0.5.3 and 0.18.0)."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.linears import FusedLinear, LinearKind
 from planner.memory.parallelism import Parallelism
-from planner.model.spec import Attention, GroupedQueryAttention, TextModel
+from planner.model.layers import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention
+from planner.model.spec import TextModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,25 @@ def on_rank(attention: Attention, parallelism: Parallelism) -> RankAttention:
     """What one rank computes and keeps of it."""
     match attention:
         case GroupedQueryAttention():
+            _check(attention)
             heads = parallelism.heads(attention.num_heads)
             cached = Cached(parallelism.kv_heads(attention.num_kv_heads), attention.head_dim)
             output_width = heads * attention.head_dim
             qkv_width = output_width + 2 * cached.num_heads * cached.width
             return RankAttention(heads, attention.head_dim, qkv_width, output_width, cached, cached)
+        case LatentAttention():
+            raise not_planned("latent attention")
+        case GatedDeltaNet():
+            raise not_planned("gated linear attention")
         case _:
             assert_never(attention)
+
+
+def _check(attention: GroupedQueryAttention) -> None:
+    if attention.sinks:
+        raise not_planned("attention sinks")
+    if attention.output_gate:
+        raise not_planned("a gate on the output of attention")
 
 
 def linears(attention: Attention, text: TextModel, parallelism: Parallelism) -> Iterator[FusedLinear]:
@@ -64,10 +78,15 @@ def linears(attention: Attention, text: TextModel, parallelism: Parallelism) -> 
     names, rank = text.names, on_rank(attention, parallelism)
     match attention:
         case GroupedQueryAttention():
-            qkv = (names.qkv,) if names.qkv else (names.query, names.key, names.value)
-            yield FusedLinear(LinearKind.QKV, qkv, text.hidden_size, rank.qkv_width, attention.qkv_bias)
+            yield FusedLinear(
+                LinearKind.QKV, names.attention_inputs, text.hidden_size, rank.qkv_width, attention.qkv_bias
+            )
             output = (names.output,)
             yield FusedLinear(LinearKind.OUTPUT, output, rank.output_width, text.hidden_size, attention.output_bias)
+        case LatentAttention():
+            raise not_planned("latent attention")
+        case GatedDeltaNet():
+            raise not_planned("gated linear attention")
         case _:
             assert_never(attention)
 
@@ -78,6 +97,10 @@ def norms(attention: Attention) -> Iterator[tuple[int, int]]:
         case GroupedQueryAttention():
             if attention.qk_norm:
                 yield attention.head_dim, 2
+        case LatentAttention():
+            raise not_planned("latent attention")
+        case GatedDeltaNet():
+            raise not_planned("gated linear attention")
         case _:
             assert_never(attention)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.linears import FusedLinear, LinearKind
 from planner.memory.parallelism import Sharding
-from planner.model.spec import DenseMlp, Mlp, MoeMlp, TextModel
+from planner.model.layers import DenseMlp, ExpertStorage, Mlp, MoeMlp
+from planner.model.spec import TextModel
 
 
 def linears(mlp: Mlp, text: TextModel, sharding: Sharding) -> Iterator[FusedLinear]:
@@ -16,20 +18,44 @@ def linears(mlp: Mlp, text: TextModel, sharding: Sharding) -> Iterator[FusedLine
     match mlp:
         case DenseMlp():
             size = sharding.intermediate(mlp.intermediate_size)
-            yield FusedLinear(LinearKind.GATE_UP, names.dense[:2], hidden, 2 * size, mlp.bias)
-            yield FusedLinear(LinearKind.DOWN, names.dense[2:], size, hidden, mlp.bias)
+            yield FusedLinear(LinearKind.GATE_UP, names.dense_inputs, hidden, 2 * size, mlp.bias)
+            yield FusedLinear(LinearKind.DOWN, (names.down,), size, hidden, mlp.bias)
         case MoeMlp():
-            yield FusedLinear(LinearKind.ROUTER, (names.router,), hidden, mlp.num_experts)
+            _check(mlp)
+            yield FusedLinear(LinearKind.ROUTER, (names.router,), hidden, mlp.num_experts, mlp.router_bias)
             size, number = sharding.intermediate(mlp.expert_intermediate_size), mlp.num_experts
-            yield FusedLinear(LinearKind.EXPERT_GATE_UP, names.experts[:2], hidden, 2 * size, num_experts=number)
-            yield FusedLinear(LinearKind.EXPERT_DOWN, names.experts[2:], size, hidden, num_experts=number)
+            gate_up, down = _modules(mlp, text)
+            yield FusedLinear(LinearKind.EXPERT_GATE_UP, gate_up, hidden, 2 * size, num_experts=number)
+            yield FusedLinear(LinearKind.EXPERT_DOWN, down, size, hidden, num_experts=number)
             if mlp.shared_intermediate_size:
                 size = sharding.intermediate(mlp.shared_intermediate_size)
                 yield FusedLinear(LinearKind.SHARED_GATE_UP, names.shared_experts[:2], hidden, 2 * size)
                 yield FusedLinear(LinearKind.SHARED_DOWN, names.shared_experts[2:], size, hidden)
+            if mlp.shared_gate:
                 yield FusedLinear(LinearKind.SHARED_GATE, (names.shared_gate,), hidden, 1)
         case _:
             assert_never(mlp)
+
+
+def _check(mlp: MoeMlp) -> None:
+    if mlp.num_packs:
+        raise not_planned("experts that layers share")
+    if mlp.correction_bias:
+        raise not_planned("a correction bias of the router")
+    if mlp.expert_bias:
+        raise not_planned("biases of experts")
+
+
+def _modules(mlp: MoeMlp, text: TextModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The checkpoint's names of gate and up, and of down."""
+    names = text.names
+    match mlp.storage:
+        case ExpertStorage.SINGLE:
+            return names.experts[:2], names.experts[2:]
+        case ExpertStorage.PACKED | ExpertStorage.PACKED_TRANSPOSED:
+            return (names.packed_gate_up,), (names.packed_down,)
+        case _:
+            assert_never(mlp.storage)
 
 
 def widest_intermediate(mlp: Mlp) -> int:

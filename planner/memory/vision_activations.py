@@ -7,7 +7,7 @@ H200, 0.18.0). Before, and in the PyTorch engine, activations come out of what t
 from __future__ import annotations
 
 from planner.memory.terms import Evidence, Term
-from planner.model.spec import VisionTower
+from planner.model.vision import VisionTower
 from planner.units import format_bytes
 
 _HALF_BYTES = 2

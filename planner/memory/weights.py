@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from planner.errors import UnsupportedModelError
+from planner.errors import UnsupportedModelError, not_planned
 from planner.memory import attention, mlp
 from planner.memory.linears import FusedLinear, LinearKind, LinearShape
 from planner.memory.parallelism import Parallelism, Sharding
 from planner.memory.pool import aligned
 from planner.model.held_out import held_out_layers, without_routers
-from planner.model.spec import LayerGroup, Quantization, TextModel, VisionTower
+from planner.model.layers import LayerGroup
+from planner.model.quantization import Quantization
+from planner.model.spec import TextModel
 from planner.model.tensors import Role
+from planner.model.vision import VisionTower
 
 _HALF_BYTES: Final = 2
 
@@ -149,14 +152,19 @@ def _module(text: TextModel, name: str) -> str:
 
 def text_plain(text: TextModel, sharding: Sharding) -> Iterator[Allocation]:
     """What stays 16-bit on one rank: both vocabulary matrices (two copies even when tied), norms, biases."""
+    if text.score:
+        raise not_planned("a reward model's head")
+    if text.head_bias:
+        raise not_planned("a bias of the output head")
     hidden = text.hidden_size
     width = hidden // sharding.tp if sharding.embedding_sharded else hidden
     yield Allocation(AllocationKind.EMBEDDING, text.vocab_size * width * _HALF_BYTES)
     yield Allocation(AllocationKind.OUTPUT_HEAD, sharding.rank_head_rows(text.vocab_size) * hidden * _HALF_BYTES)
-    yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES)
+    parts = 2 if text.norm_bias else 1
+    yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES, parts)
     for group in text.layer_groups:
         count = len(group.layers)
-        yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES, 2 * count)
+        yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES, parts * len(text.names.norms) * count)
         for norm_width, number in attention.norms(group.attention):
             yield Allocation(AllocationKind.NORM, norm_width * _HALF_BYTES, number * count)
     for linear in text_linears(text, None, sharding):

@@ -10,6 +10,8 @@ the file has it (`lmdeploy/turbomind/weight_format.py`, WeightFormatResolver, 0.
   checkpoint in which the entry meant more could not be served.
 - Any other entry is a substring of the names that it holds out: ``self_attn``, ``model.layers.0.``, ``down_proj``.
 - Numbers are whole: ``model.layers.1`` is not about layer 11.
+- An entry that starts with ``re:`` is a regular expression for the start of a name (compressed-tensors, ``ignore``; so
+  reads it `lmdeploy/pytorch/config.py`, _matches_compressed_tensors_ignore, 0.18.0).
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from planner.errors import UnsupportedModelError
+from planner.errors import ConfigError, UnsupportedModelError
 
 _LAYER, _EXPERT = "{layer}", "{expert}"
+_PATTERN = "re:"
 _NUMBER = re.compile(r"\d+")
 
 
@@ -38,7 +41,8 @@ def held_out_layers(module: str, layers: tuple[int, ...], entries: tuple[str, ..
     """
     _refuse_single_experts(module, entries)
     # Thousands of names are compared: first those that could match at some layer.
-    likely = [entry for entry in entries if _without_numbers(entry) in _without_numbers(module.replace(_LAYER, "0"))]
+    sample = _without_numbers(module.replace(_LAYER, "0"))
+    likely = [entry for entry in entries if entry.startswith(_PATTERN) or _without_numbers(entry) in sample]
     if not likely:
         return frozenset()
     return frozenset(layer for layer in layers if _is_held_out(module.replace(_LAYER, str(layer)), likely))
@@ -55,7 +59,9 @@ def _is_held_out(name: str, entries: list[str]) -> bool:
 
 
 def _names(entry: str, name: str) -> bool:
-    """Whether the entry is a part of the name that cuts no number in two."""
+    """Whether the entry is a pattern of the name, or a part of it that cuts no number in two."""
+    if entry.startswith(_PATTERN):
+        return _compiled(entry.removeprefix(_PATTERN)).match(name) is not None
     at = name.find(entry)
     while entry and at >= 0:
         end = at + len(entry)
@@ -85,6 +91,15 @@ def _refuse_single_experts(module: str, entries: tuple[str, ...]) -> None:
                 f"modules_to_not_convert names single experts ({entry}), which is not planned yet",
                 "An entry for all experts of a layer is",
             )
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        message = f"config.json: quantization_config.ignore holds re:{pattern}, no regular expression: {error}"
+        raise ConfigError(message) from None
 
 
 @lru_cache(maxsize=16384)

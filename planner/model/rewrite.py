@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from planner.errors import UsageError
-from planner.model.spec import Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
 
 _TEXT_SECTIONS = ("text_config", "llm_config")
 

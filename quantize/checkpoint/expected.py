@@ -7,8 +7,10 @@ from typing import Final
 
 from planner.model import formats
 from planner.model.dtypes import DType
-from planner.model.spec import ModelSpec, Quantization
-from planner.model.tensors import TensorGroup, inventory, size_bytes
+from planner.model.inventory import inventory
+from planner.model.quantization import Quantization
+from planner.model.spec import ModelSpec
+from planner.model.tensors import TensorGroup, size_bytes
 from quantize.checkpoint.synthetic import safetensors_header
 
 # Zip entries, their padding to 64 bytes and the pickle: 30,820 bytes for the 95 tensors of tiny-llama by 0.5.3.

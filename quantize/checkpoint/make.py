@@ -13,9 +13,9 @@ from planner.errors import EnvironmentProblem, LmplanError
 from planner.kinds import WeightsChoice
 from planner.model import formats
 from planner.model.arch import read_spec
+from planner.model.inventory import inventory
 from planner.model.rewrite import cut_layers, quantized_config
 from planner.model.source import resolve
-from planner.model.tensors import inventory
 from planner.units import format_bytes
 from quantize.checkpoint.synthetic import Fill, write_checkpoint
 from quantize.data import ROOT as DATA

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.torch_cache import TorchCache
-from planner.model.spec import DenseMlp, GroupedQueryAttention, LayerGroup, MoeMlp, TextModel
+from planner.model.layers import DenseMlp, GatedDeltaNet, GroupedQueryAttention, LatentAttention, LayerGroup, MoeMlp
+from planner.model.spec import TextModel
 
 _HALF = 2
 _FLOAT = 4
@@ -72,6 +74,10 @@ class _Replay:
                 self.key = attention.num_kv_heads * attention.head_dim
                 self.head_dim = attention.head_dim
                 self.num_heads = attention.num_heads
+            case LatentAttention():
+                raise not_planned("the calibration of latent attention")
+            case GatedDeltaNet():
+                raise not_planned("the calibration of gated linear attention")
             case _:
                 assert_never(attention)
         self.seqlen = seqlen

@@ -16,10 +16,11 @@ from planner.model.arch.quantization import read_quantization
 from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, read_folder
 from planner.model.dtypes import DType
 from planner.model.fields import Fields
+from planner.model.inventory import inventory
+from planner.model.quantization import Quantization
 from planner.model.reconcile import compare
 from planner.model.source import read_config
-from planner.model.spec import Quantization
-from planner.model.tensors import TensorGroup, inventory, size_bytes
+from planner.model.tensors import TensorGroup, size_bytes
 from quantize.checkpoint.torch_files import bin_files, read_bin_folder, read_tensors
 from quantize.checkpoint.values import look_at, mapped
 from quantize.lite.method import Method

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from planner.model.spec import ModelSpec, Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
+from planner.model.spec import ModelSpec
 from quantize.checkpoint.expected import ExpectedCheckpoint
 from quantize.lite.events import Event, Phase
 from quantize.lite.findings import Finding

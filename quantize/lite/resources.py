@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from planner.model.spec import ModelSpec, TextModel, routed_experts
-from planner.model.tensors import TensorGroup, inventory, size_bytes
+from planner.model.inventory import inventory
+from planner.model.layers import routed_experts
+from planner.model.spec import ModelSpec, TextModel
+from planner.model.tensors import TensorGroup, size_bytes
 from planner.units import GIB, MIB, ceil_div
 from quantize.checkpoint.expected import ExpectedCheckpoint
 from quantize.lite.calibration_memory import calibration_peak

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from planner.errors import UsageError
 from planner.kinds import EngineName, assert_never
-from planner.model.spec import QuantMethod
+from planner.model.quantization import QuantMethod
 from planner.units import MIB, format_gib
 from planner.verdict import Verdict
 from quantize.measure.measurement import Measurement

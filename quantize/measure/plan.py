@@ -12,8 +12,8 @@ from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import options
 from planner.model import formats
 from planner.model.fingerprint import config_sha256
+from planner.model.inventory import inventory
 from planner.model.rewrite import quantized_config
-from planner.model.tensors import inventory
 from planner.report.jsonform import settings_object
 from planner.units import format_gib
 from quantize.checkpoint.synthetic import is_synthetic, write_checkpoint

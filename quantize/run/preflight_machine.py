@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from planner.model.inventory import inventory
 from planner.model.reconcile import compare
 from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
-from planner.model.tensors import inventory
 from planner.units import format_gib
 from quantize.lite.dataset import TextSize
 from quantize.lite.findings import Finding, error, warning

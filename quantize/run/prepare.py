@@ -11,9 +11,10 @@ from typing import Final
 
 from planner.errors import LmplanError, UsageError
 from planner.model.arch import read_spec
+from planner.model.inventory import inventory
 from planner.model.source import ModelSource, resolve
 from planner.model.spec import ModelSpec
-from planner.model.tensors import inventory, size_bytes
+from planner.model.tensors import size_bytes
 from quantize.checkpoint.expected import ExpectedCheckpoint, expect
 from quantize.checkpoint.make import known_config
 from quantize.lite.command import Folders, build_arguments, stored_dtype

@@ -15,7 +15,7 @@ from planner.lmdeploy.evidence import traced
 from planner.memory.linears import LinearKind, LinearShape
 from planner.memory.pool import PAGE_BYTES
 from planner.model.formats import FP8, W4A16
-from planner.model.spec import Quantization
+from planner.model.quantization import Quantization
 from planner.units import MIB
 
 USAGE = PoolUsage(10 * MIB, 0)

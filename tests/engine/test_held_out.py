@@ -21,9 +21,10 @@ from planner.memory.weights import AllocationKind
 from planner.model.arch import read_spec
 from planner.model.dtypes import FLOAT_DTYPES
 from planner.model.formats import store
+from planner.model.inventory import inventory
 from planner.model.source import resolve
 from planner.model.spec import ModelSpec
-from planner.model.tensors import LINEAR_ROLES, inventory
+from planner.model.tensors import LINEAR_ROLES
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}

@@ -23,7 +23,7 @@ from planner.evidence import ledger_add
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16, store
-from planner.model.tensors import inventory
+from planner.model.inventory import inventory
 from quantize.checkpoint.synthetic import safetensors_header
 from quantize.lite.events import parse_line
 from quantize.lite.methods import METHODS

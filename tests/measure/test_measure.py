@@ -13,8 +13,8 @@ import pytest
 from planner.evidence.ledger import shipped_files
 from planner.model.arch import read_spec
 from planner.model.fingerprint import config_sha256
+from planner.model.inventory import inventory
 from planner.model.source import resolve
-from planner.model.tensors import inventory
 from quantize.checkpoint.synthetic import write_checkpoint
 from tests.measure.conftest import (
     MODEL,

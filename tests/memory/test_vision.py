@@ -11,7 +11,7 @@ from planner.memory.vision_activations import vision_activations
 from planner.memory.weights import AllocationKind, vision_plain
 from planner.model.arch import read_spec
 from planner.model.source import resolve
-from planner.model.spec import VisionTower
+from planner.model.vision import VisionTower
 
 
 def tower_of(name: str) -> VisionTower:

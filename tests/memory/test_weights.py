@@ -10,8 +10,9 @@ from planner.memory.parallelism import Parallelism, Sharding
 from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16
+from planner.model.inventory import inventory
 from planner.model.spec import ModelSpec
-from planner.model.tensors import VISION_ROLES, inventory, size_bytes
+from planner.model.tensors import VISION_ROLES, size_bytes
 
 WHOLE = Sharding(Parallelism(1), True, True, 8, 1)
 

@@ -15,7 +15,8 @@ from planner.model import catalog
 from planner.model.arch.registry import KNOWN_LATER, READERS, read_spec
 from planner.model.catalog import CatalogEntry
 from planner.model.formats import W4A16, store
-from planner.model.tensors import TensorGroup, inventory, num_parameters, size_bytes
+from planner.model.inventory import inventory
+from planner.model.tensors import TensorGroup, num_parameters, size_bytes
 
 ENTRIES = list(catalog.entries())
 NAMES = [entry.name for entry in ENTRIES]

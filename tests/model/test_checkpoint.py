@@ -17,8 +17,9 @@ from planner.model.arch.registry import read_spec
 from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of, read_folder, read_header
 from planner.model.dtypes import DType
 from planner.model.formats import W4A16, store
+from planner.model.inventory import inventory
 from planner.model.reconcile import adopt, compare
-from planner.model.tensors import Role, TensorGroup, inventory, size_bytes
+from planner.model.tensors import Role, TensorGroup, size_bytes
 
 Write = Callable[[Path, dict[str, tuple[str, list[int]]]], Path]
 

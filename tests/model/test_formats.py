@@ -9,8 +9,10 @@ from planner.model import catalog
 from planner.model.arch.registry import read_spec
 from planner.model.dtypes import DType
 from planner.model.formats import W4A16, choose, divide, store
-from planner.model.spec import ModelSpec, Quantization, QuantMethod
-from planner.model.tensors import LINEAR_ROLES, Role, TensorGroup, inventory, num_parameters, size_bytes
+from planner.model.inventory import inventory
+from planner.model.quantization import Quantization, QuantMethod
+from planner.model.spec import ModelSpec
+from planner.model.tensors import LINEAR_ROLES, Role, TensorGroup, num_parameters, size_bytes
 
 LINEAR = TensorGroup("model.layers.{layer}.mlp.up_proj.weight", (512, 256), DType.BF16, Role.MLP, (0, 1))
 GPTQ = Quantization(QuantMethod.GPTQ, 4, 128)

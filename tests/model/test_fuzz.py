@@ -13,8 +13,9 @@ from planner.errors import ConfigError, LmplanError
 from planner.model import catalog
 from planner.model.arch.registry import READERS, read_spec
 from planner.model.formats import choose, store
-from planner.model.spec import QuantMethod
-from planner.model.tensors import inventory, num_parameters, size_bytes
+from planner.model.inventory import inventory
+from planner.model.quantization import QuantMethod
+from planner.model.tensors import num_parameters, size_bytes
 
 ONE_OF_EACH = (
     "llama-3.1-8b",

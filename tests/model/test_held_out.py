@@ -12,8 +12,9 @@ from planner.model import catalog
 from planner.model.arch import read_spec
 from planner.model.formats import W4A16, divide
 from planner.model.held_out import held_out_layers, without_routers
-from planner.model.spec import Quantization
-from planner.model.tensors import LINEAR_ROLES, Role, inventory
+from planner.model.inventory import inventory
+from planner.model.quantization import Quantization
+from planner.model.tensors import LINEAR_ROLES, Role
 
 LAYERS = tuple(range(12))
 EVERY, NONE = frozenset(LAYERS), frozenset[int]()

@@ -16,7 +16,7 @@ import pytest
 from planner.model import catalog
 from planner.model.arch.registry import READERS, read_spec
 from planner.model.catalog import CatalogEntry
-from planner.model.tensors import inventory
+from planner.model.inventory import inventory
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

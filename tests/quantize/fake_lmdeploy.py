@@ -23,8 +23,8 @@ from pathlib import Path
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.dtypes import DType
+from planner.model.inventory import inventory
 from planner.model.rewrite import quantized_config
-from planner.model.tensors import inventory
 from quantize.checkpoint import synthetic
 from quantize.checkpoint.synthetic import write_checkpoint
 

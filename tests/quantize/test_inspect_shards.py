@@ -11,8 +11,8 @@ import pytest
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.checkpoint import INDEX_NAME
+from planner.model.inventory import inventory
 from planner.model.rewrite import quantized_config
-from planner.model.tensors import inventory
 from quantize.checkpoint.make import known_config
 from quantize.checkpoint.synthetic import write_checkpoint
 from quantize.lite.inspection import inspect_folder

@@ -12,8 +12,9 @@ from planner.data import read_json
 from planner.errors import UsageError
 from planner.model import formats
 from planner.model.arch import read_spec
+from planner.model.inventory import inventory
 from planner.model.rewrite import quantized_config
-from planner.model.tensors import inventory, size_bytes
+from planner.model.tensors import size_bytes
 from quantize.checkpoint.stand_ins import NUM_TOKENS
 from quantize.checkpoint.synthetic import MARK, is_synthetic, safetensors_header, write_checkpoint
 

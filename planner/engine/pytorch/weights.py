@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from planner.engine.pytorch.packed_copy import packed_bytes
 from planner.engine.turbomind.formats import packed_param_bytes
+from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.lmdeploy.versions import turbomind_rules
 from planner.memory import weights
@@ -17,7 +18,8 @@ from planner.memory.linears import LinearShape
 from planner.memory.parallelism import Sharding
 from planner.memory.torch_cache import TorchCache
 from planner.memory.weights import Allocation, AllocationKind, of_linear
-from planner.model.spec import ModelSpec, Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
+from planner.model.spec import ModelSpec
 from planner.units import ceil_div
 
 _HALF_BYTES = 2
@@ -114,6 +116,8 @@ def weights_of(key: WeightsKey) -> PytorchWeights:
 def _quantized(linear: LinearShape, quantization: Quantization) -> Iterator[Allocation]:
     num_in, num_out, size = linear.num_in, linear.num_out, quantization.group_size
     match quantization.method:
+        case QuantMethod.FP8 if not size:
+            raise not_planned("fp8 with one scale a linear under the PyTorch engine")
         case QuantMethod.FP8:
             yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights)
             yield of_linear(linear, AllocationKind.SCALES, 4 * ceil_div(num_in, size) * ceil_div(num_out, size))
@@ -122,6 +126,8 @@ def _quantized(linear: LinearShape, quantization: Quantization) -> Iterator[Allo
             yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights // 2)
             yield of_linear(linear, AllocationKind.SCALES, _HALF_BYTES * groups)
             yield of_linear(linear, AllocationKind.ZEROS, groups // 2)
+        case QuantMethod.MXFP4 | QuantMethod.COMPRESSED_TENSORS | QuantMethod.SMOOTH_QUANT:
+            raise not_planned(f"{quantization.method} under the PyTorch engine")
         case _:
             assert_never(quantization.method)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from planner.memory.attention import widest
 from planner.memory.parallelism import Parallelism
-from planner.model.spec import TextModel, routed_experts
+from planner.model.layers import routed_experts
+from planner.model.spec import TextModel
 from planner.units import ceil_div
 
 _PHASES = 2

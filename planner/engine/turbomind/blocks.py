@@ -22,7 +22,7 @@ from planner.memory.parallelism import Parallelism
 from planner.memory.pool import reserved
 from planner.memory.terms import FORMULA, Evidence, Term, exact
 from planner.memory.weights import Allocation
-from planner.model.spec import DenseMlp, Mlp, MoeMlp, routed_experts
+from planner.model.layers import DenseMlp, Mlp, MoeMlp, routed_experts
 from planner.units import MIB, ceil_div, format_bytes, round_up
 
 _HALF_BYTES = 2

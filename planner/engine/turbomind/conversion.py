@@ -26,7 +26,7 @@ from planner.lmdeploy.words import Subject
 from planner.memory.linears import LinearShape, Part
 from planner.memory.pool import PAGE_BYTES, reserved
 from planner.memory.terms import Evidence, Term
-from planner.model.spec import Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
 from planner.units import format_bytes
 
 _HALF_BYTES = 2

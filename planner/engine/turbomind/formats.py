@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.linears import LinearShape
 from planner.memory.weights import Allocation, AllocationKind, of_linear, plain_linear
-from planner.model.spec import Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
 from planner.units import ceil_div
 
 _HALF_BYTES = 2
@@ -56,5 +57,7 @@ class Format:
                 yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights // 2)
                 yield of_linear(linear, AllocationKind.SCALES, _HALF_BYTES * groups)
                 yield of_linear(linear, AllocationKind.ZEROS, _HALF_BYTES * groups)
+            case QuantMethod.MXFP4 | QuantMethod.COMPRESSED_TENSORS | QuantMethod.SMOOTH_QUANT:
+                raise not_planned(f"{self.quantization.method} under TurboMind")
             case _:
                 assert_never(self.quantization.method)

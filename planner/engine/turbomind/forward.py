@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from planner.kinds import assert_never
 from planner.memory.attention import on_rank
 from planner.memory.parallelism import Parallelism
-from planner.model.spec import DenseMlp, LayerGroup, Mlp, MoeMlp, TextModel, routed_experts
+from planner.model.layers import DenseMlp, LayerGroup, Mlp, MoeMlp, routed_experts
+from planner.model.spec import TextModel
 from planner.units import ceil_div, format_bytes
 
 _HALF_BYTES = 2

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.parallelism import Parallelism
 from planner.memory.torch_cache import TorchCache
-from planner.model.spec import Attention, DenseMlp, GroupedQueryAttention, Mlp, MoeMlp, Quantization, TextModel
+from planner.model.layers import Attention, DenseMlp, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mlp, MoeMlp
+from planner.model.quantization import Quantization
+from planner.model.spec import TextModel
 
 _HALF_BYTES = 2
 
@@ -45,9 +48,11 @@ def _read_bytes(num_in: int, num_out: int, quantization: Quantization | None) ->
 def _attention(cache: TorchCache, hidden: int, attention: Attention, quantization: Quantization | None) -> None:
     match attention:
         case GroupedQueryAttention():
-            q_out = attention.num_heads * attention.head_dim
-            kv_out = attention.num_kv_heads * attention.head_dim
-            _grouped_query(cache, hidden, q_out, kv_out, quantization)
+            _grouped_query(cache, hidden, attention.query_width, attention.kv_width, quantization)
+        case LatentAttention():
+            raise not_planned("latent attention under TurboMind")
+        case GatedDeltaNet():
+            raise not_planned("gated linear attention under TurboMind")
         case _:
             assert_never(attention)
 

@@ -23,7 +23,8 @@ from planner.memory.linears import LinearKind
 from planner.memory.parallelism import Parallelism, Sharding
 from planner.memory.terms import Term, exact
 from planner.memory.weights import Allocation, AllocationKind
-from planner.model.spec import ModelSpec, Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
+from planner.model.spec import ModelSpec
 
 _DEQUANTIZED = frozenset({LinearKind.QKV})
 """Where a checkpoint holds out one of q, k and v, all become 16-bit (`builders/attention.py`, add_qkv_proj, 0.18.0);

@@ -8,15 +8,9 @@ from typing import Final, NamedTuple
 from planner.errors import ConfigError, UnsupportedModelError
 from planner.model.arch.common import read_max_length_tokens
 from planner.model.fields import Fields
-from planner.model.spec import (
-    DenseMlp,
-    GroupedQueryAttention,
-    LayerGroup,
-    Mlp,
-    MoeMlp,
-    TensorNames,
-    TextModel,
-)
+from planner.model.layers import DenseMlp, GroupedQueryAttention, LayerGroup, Mlp, MoeMlp
+from planner.model.names import TensorNames
+from planner.model.spec import TextModel
 
 _LLAMA_NAMES: Final = TensorNames()
 _INTERNLM2_NAMES: Final = TensorNames(
@@ -24,8 +18,7 @@ _INTERNLM2_NAMES: Final = TensorNames(
     lm_head="output",
     qkv="attention.wqkv",
     output="attention.wo",
-    input_norm="attention_norm",
-    post_norm="ffn_norm",
+    norms=("attention_norm", "ffn_norm"),
     gate="feed_forward.w1",
     up="feed_forward.w3",
     down="feed_forward.w2",
@@ -43,8 +36,7 @@ _QWEN1_NAMES: Final = TensorNames(
     layer="transformer.h.{layer}.",
     qkv="attn.c_attn",
     output="attn.c_proj",
-    input_norm="ln_1",
-    post_norm="ln_2",
+    norms=("ln_1", "ln_2"),
     gate="mlp.w2",
     up="mlp.w1",
     down="mlp.c_proj",
@@ -148,6 +140,7 @@ def _qwen2_moe(fields: Fields) -> MoeMlp:
             num_experts_per_tok=fields.count("num_experts_per_tok"),
             expert_intermediate_size=fields.integer("moe_intermediate_size"),
             shared_intermediate_size=fields.integer("shared_expert_intermediate_size"),
+            shared_gate=True,
         ),
     )
 

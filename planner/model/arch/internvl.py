@@ -5,7 +5,8 @@ from __future__ import annotations
 from planner.errors import ConfigError
 from planner.model.arch.decoder import read_decoder
 from planner.model.fields import Fields
-from planner.model.spec import TextModel, VisionNames, VisionTower
+from planner.model.spec import TextModel
+from planner.model.vision import VisionNames, VisionTower
 
 _PREFIX = "language_model."
 _CHAT_NAMES = VisionNames(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from planner.errors import UnsupportedModelError
+from planner.errors import UnsupportedModelError, not_planned
 from planner.kinds import assert_never
 from planner.model.fields import Fields
-from planner.model.spec import Quantization, QuantMethod
+from planner.model.quantization import Quantization, QuantMethod
 
 
 def read_quantization(fields: Fields) -> Quantization | None:
@@ -44,6 +44,8 @@ def _read(section: Fields) -> Quantization:
                     f"fp8 without square blocks (weight_block_size {list(blocks)}) is not planned yet"
                 )
             return Quantization(method, 8, blocks[0], unquantized)
+        case QuantMethod.MXFP4 | QuantMethod.COMPRESSED_TENSORS | QuantMethod.SMOOTH_QUANT:
+            raise not_planned(f"checkpoints in {method}")
         case None:
             raise UnsupportedModelError(
                 f"quant_method {name!r} is not planned yet", "Supported: awq (gemm), gptq, fp8 in square blocks"

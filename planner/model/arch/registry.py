@@ -11,7 +11,8 @@ from planner.model.arch.decoder import DECODERS, read_decoder
 from planner.model.arch.internvl import read_internvl_chat, read_internvl_hf
 from planner.model.arch.quantization import read_quantization
 from planner.model.fields import Fields
-from planner.model.spec import ModelSpec, TextModel, VisionTower
+from planner.model.spec import ModelSpec, TextModel
+from planner.model.vision import VisionTower
 
 Parts = tuple[TextModel, VisionTower | None]
 Reader = Callable[[Fields], Parts]

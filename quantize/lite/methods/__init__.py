@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from planner.model.spec import QuantMethod
+from planner.model.quantization import QuantMethod
 from quantize.lite.method import Method
 from quantize.lite.methods.awq import Awq
 from quantize.recipe.model import MethodName

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from planner.model.inventory import inventory
+from planner.model.quantization import Quantization, QuantMethod
 from planner.model.rewrite import has_zero_points
-from planner.model.spec import ModelSpec, Quantization, QuantMethod
-from planner.model.tensors import LINEAR_ROLES, inventory
+from planner.model.spec import ModelSpec
+from planner.model.tensors import LINEAR_ROLES
 from planner.units import GIB
 from quantize.checkpoint.expected import ExpectedCheckpoint
 from quantize.lite import resources
