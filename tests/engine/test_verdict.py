@@ -37,15 +37,24 @@ def test_full_load_has_a_verdict_and_an_exit_code_of_its_own(capsys: pytest.Capt
 
 
 def test_a_session_that_was_asked_for_has_to_fit_and_a_default_one_not(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["estimate", "--model", "llama-3.1-8b", "--gpu", "a100-80g", "--free", "19GiB"]
-    held = estimate("llama-3.1-8b", "a100-80g", free="19GiB").memory.kv_cache.tokens
-    assert 64 < held < 65536
-    assert run(words) in (0, 8)
-    assert run([*words, "--context", "65536"]) == 3
-    out = capsys.readouterr().out
-    assert "No room for a session: holds " in out and f"{held:,} tokens of the 65,536 of a session" in " ".join(
-        out.split()
-    )
+    words = [
+        "estimate",
+        "--model",
+        "internlm2_5-7b",
+        "--gpu",
+        "a100-24g",
+        "--cache-max-entry-count",
+        "0.1",
+        "--lmdeploy",
+        "0.14.0",
+    ]
+    held = estimate("internlm2_5-7b", "a100-24g", cache_max_entry_count=0.1, lmdeploy="0.14.0").memory.kv_cache.tokens
+    assert held < 8192 < 32768  # the default context, and the model's longest
+    assert run(words) == 0
+    assert run([*words, "--context", "8192"]) == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert "No room for a session: holds " in out
+    assert f"the KV cache holds {held:,} tokens of the 8,192 of a session" in out
 
 
 def test_full_load_is_the_sum_of_what_grows() -> None:
