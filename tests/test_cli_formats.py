@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from planner.data import read_json
 from tests.test_cli import Capture, estimate
 
 SCHEMA = read_json("schemas/estimate-1.schema.json")
+REPORT = ["report", "--model", "qwen2.5-0.5b", "--gpu", "a10"]
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,34 @@ def test_the_sentence_that_users_need_most(form: str, capsys: Capture) -> None:
     assert estimate("--format", form) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "change how many tokens fit, not the footprint" in out
+
+
+@pytest.mark.parametrize(
+    ("ending", "begins"), [("html", "<!doctype html>"), ("HTM", "<!doctype html>"), ("md", "## "), ("Json", "{\n")]
+)
+def test_a_report_has_the_form_that_its_name_ends_in(ending: str, begins: str, tmp_path: Path) -> None:
+    path = tmp_path / f"plan.{ending}"
+    assert run([*REPORT, "-o", str(path)]) == 0
+    assert path.read_text(encoding="utf-8").startswith(begins)
+
+
+def test_a_report_is_a_page_where_nothing_says_otherwise(tmp_path: Path, capsys: Capture) -> None:
+    assert run([*REPORT, "-o", str(tmp_path / "plan")]) == 0
+    page = (tmp_path / "plan").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert run(REPORT) == 0
+    assert capsys.readouterr().out == page
+    assert page.startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint_bytes"),
+    # An fp8 form keeps both embeddings in 16 bits, and 2 bytes a block of 128 x 128 besides its byte a weight.
+    [("llama-3.1-8b", 16_060_522_496), ("qwen3-8b", 16_381_470_720), ("qwen3-8b-fp8", 9_436_551_168)],
+)
+def test_the_catalog_has_the_bytes_of_a_checkpoint_as_it_is_stored(
+    name: str, checkpoint_bytes: int, capsys: Capture
+) -> None:
+    assert run(["models", "--format", "json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows[name]["checkpoint_bytes"] == checkpoint_bytes

@@ -22,6 +22,7 @@ from planner.evidence import accuracy
 from planner.evidence.ledger import shipped_files
 from planner.evidence.throughput_fit import read_samples, usable
 from planner.units import GIB
+from tests.replays import replayed
 from tests.test_imports import MODULES, ROOMS, ROOTS, room_of
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +116,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": _commands,
     "exit-codes": _exit_codes,
     "seed-rows": _seed_rows,
-    "accuracy": lambda: accuracy.readme_table(accuracy.replays()),
+    "accuracy": lambda: accuracy.readme_table([*replayed()]),
 }
 
 

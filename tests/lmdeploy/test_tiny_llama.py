@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 
 import pytest
 
 from quantize.checkpoint.make import known_config, make
 from quantize.lite.inspection import inspect_folder
+from tests.commands import LMPLAN
 
 pytestmark = [
     pytest.mark.lmdeploy,
@@ -23,7 +23,7 @@ OUTPUT = "tiny-llama-w4a16"
 def lmplan(folder, *words):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LMPLAN_", "FAKE_"))}
     return subprocess.run(
-        [sys.executable, "-c", "from planner.cli.main import main; main()", *words],
+        [*LMPLAN, *words],
         cwd=folder,
         env={**environment, "HF_HUB_OFFLINE": "1"},
         capture_output=True,

@@ -189,6 +189,15 @@ def test_separators_count_only_where_they_tell_models_apart(text: str, name: str
     assert (entry and entry.name) == name
 
 
+def test_a_name_that_means_two_models_finds_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = catalog.load("qwen3-8b")
+    assert one is not None
+    alike = [one._replace(name=name, hf_id="", aliases=()) for name in ("tiny-1.5b", "tiny-1_5b")]
+    monkeypatch.setattr(catalog, "entries", lambda: iter(alike))
+    assert catalog.load("tiny-1.5B") == alike[0]
+    assert catalog.load("tiny-1-5b") is None
+
+
 def test_a_direct_name_reads_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     real = catalog.read_json

@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +16,59 @@ from planner.model.hub import HubId, parse_id
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-# huggingface_hub reads its environment when it is imported: hence a process of its own for each case.
+# huggingface_hub reads its environment when it is imported: hence a process of its own for each environment.
 SCRIPT = """
-import json, sys
+import json, sys, time
 from planner.errors import LmplanError
 from planner.model import hub, source
 hub._REQUEST_TIMEOUT_S = 1
 hub._CONFIG_DEADLINE_S = 3
-try:
-    found = source.resolve(sys.argv[1])
-except LmplanError as error:
-    print(json.dumps({"exit": error.exit_code, "message": error.message, "hint": error.hint}))
-else:
+
+def answer(model):
+    try:
+        found = source.resolve(model)
+    except LmplanError as error:
+        return {"exit": error.exit_code, "message": error.message, "hint": error.hint}
     checkpoint = found.checkpoint
-    print(json.dumps({
+    return {
         "name": found.name, "origin": found.origin, "revision": found.revision, "notes": found.notes,
         "folder": found.folder and str(found.folder), "hf_id": found.hf_id,
         "hidden_size": found.config.get("hidden_size"),
         "tensors": checkpoint and sorted(checkpoint.tensors), "total_bytes": checkpoint and checkpoint.total_bytes,
         "source": checkpoint and checkpoint.source,
-    }))
+    }
+
+answers = []
+for model in sys.argv[1:]:
+    start = time.monotonic()
+    answers.append((answer(model), time.monotonic() - start))
+print(json.dumps(answers))
 """
 
-Resolve = Callable[..., dict[str, Any]]
+Answer = dict[str, Any]
+Resolve = Callable[..., Answer]
+
+
+def answers(models: Iterable[str], home: Path, endpoint: str, **environment: str) -> list[tuple[Answer, float]]:
+    """What a process with that environment finds under each name, and the seconds that it takes."""
+    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        kept.pop(name, None)
+    child = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *models],
+        env={**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stderr == ""
+    results: list[tuple[Answer, float]] = [(answer, seconds) for answer, seconds in json.loads(child.stdout)]
+    for answer, _ in results:
+        for text in (answer.get("message", ""), answer.get("hint", ""), *answer.get("notes", [])):
+            assert "\n" not in text
+    return results
 
 
 @pytest.fixture
@@ -50,23 +79,8 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def resolve(fake_hub: str, home: Path) -> Resolve:
-    def run(model: str, *, endpoint: str = fake_hub, **environment: str) -> dict[str, Any]:
-        kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-            kept.pop(name, None)
-        child = subprocess.run(
-            [sys.executable, "-c", SCRIPT, model],
-            env={**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert child.returncode == 0, child.stderr
-        assert child.stderr == ""
-        result: dict[str, Any] = json.loads(child.stdout)
-        for text in (result.get("message", ""), result.get("hint", ""), *result.get("notes", [])):
-            assert "\n" not in text
-        return result
+    def run(model: str, *, endpoint: str = fake_hub, **environment: str) -> Answer:
+        return answers([model], home, endpoint, **environment)[0][0]
 
     return run
 
@@ -146,29 +160,36 @@ def test_weights_in_another_format_are_said(resolve: Resolve) -> None:
     assert "has no safetensors" in found["notes"][0]
 
 
-@pytest.mark.parametrize(
-    ("model", "exit_code", "message", "hint"),
-    [
-        ("tests/nothing", 2, "tests/nothing is not on the Hugging Face Hub", "HF_TOKEN"),
-        ("tests/gated", 2, "tests/gated is gated", "HF_TOKEN"),
-        ("tests/bad-token", 2, "refuses the token", "HF_TOKEN"),
-        ("tests/single@v9", 2, "tests/single has no revision v9", "branch"),
-        ("tests/gguf-only", 2, "tests/gguf-only has no config.json", ""),
-        ("tests/broken-json", 2, "config.json of tests/broken-json is not valid JSON: line 2, column 3", ""),
-        ("tests/odd-dtype", 2, "dtype 'F4'", ""),
-        ("tests/down", 5, "503", "lmplan models"),
-        ("tests/silent", 5, "no answer", "lmplan models"),
-        ("Qwen/Qwen3-8BB", 2, "Qwen/Qwen3-8BB is not on the Hugging Face Hub", "Perhaps you meant Qwen/Qwen3-8B"),
-        ("qwen2.5-7b@v9", 2, "Qwen/Qwen2.5-7B has no revision v9", ""),
-    ],
-)
-def test_what_the_hub_refuses(resolve: Resolve, model: str, exit_code: int, message: str, hint: str) -> None:
-    start = time.monotonic()
-    result = resolve(model)
-    assert time.monotonic() - start < 20
-    assert result["exit"] == exit_code
-    assert message in result["message"]
-    assert hint in result["hint"]
+REFUSED = {
+    "tests/nothing": (2, "tests/nothing is not on the Hugging Face Hub", "HF_TOKEN"),
+    "tests/gated": (2, "tests/gated is gated", "HF_TOKEN"),
+    "tests/bad-token": (2, "refuses the token", "HF_TOKEN"),
+    "tests/single@v9": (2, "tests/single has no revision v9", "branch"),
+    "tests/gguf-only": (2, "tests/gguf-only has no config.json", ""),
+    "tests/broken-json": (2, "config.json of tests/broken-json is not valid JSON: line 2, column 3", ""),
+    "tests/odd-dtype": (2, "dtype 'F4'", ""),
+    "tests/down": (5, "503", "lmplan models"),
+    "tests/silent": (5, "no answer", "lmplan models"),
+    "Qwen/Qwen3-8BB": (2, "Qwen/Qwen3-8BB is not on the Hugging Face Hub", "Perhaps you meant Qwen/Qwen3-8B"),
+    "qwen2.5-7b@v9": (2, "Qwen/Qwen2.5-7B has no revision v9", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(fake_hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Answer, float]]:
+    """What is said of every model of REFUSED, one after the other in one process."""
+    found = answers(REFUSED, tmp_path_factory.mktemp("hf"), fake_hub)
+    return dict(zip(REFUSED, found, strict=True))
+
+
+@pytest.mark.parametrize("model", REFUSED)
+def test_what_the_hub_refuses(refused: dict[str, tuple[Answer, float]], model: str) -> None:
+    exit_code, message, hint = REFUSED[model]
+    answer, seconds = refused[model]
+    assert seconds < 20
+    assert answer["exit"] == exit_code
+    assert message in answer["message"]
+    assert hint in answer["hint"]
 
 
 def test_no_network_and_offline(resolve: Resolve) -> None:

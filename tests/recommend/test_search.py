@@ -50,6 +50,17 @@ def test_the_smallest_ratio_still_holds_the_warm_up() -> None:
     assert plan(s.cache_max_entry_count - 0.01) == "hangs while warming up"
 
 
+@pytest.mark.parametrize("gib", [20, 21, 22, 23, 25, 26, 42])
+def test_the_smallest_ratio_holds_the_warm_up_where_all_else_takes_most(gib: int) -> None:
+    """On a card that nobody measured what precedes the cache is wide: the likely cache would hold it a step earlier."""
+    search = search_of("internlm2_5-7b", "a100-80g", free_bytes=gib * GIB)
+    settings = search.first(PLAIN, Load(512, 1), smallest_ratio=True).settings
+    startup = Startup.of(Deployment(search.spec, search.offer.gpu, search.offer.free_bytes, settings))
+    assert startup.engine.stalls_at_tokens(startup.kv_cache(End.HIGH)) is None
+    less = startup.with_ratio(round(settings.cache_max_entry_count - 0.01, 2))
+    assert less.engine.stalls_at_tokens(less.kv_cache(End.HIGH)) is not None
+
+
 def test_nearest_is_what_lacks_least() -> None:
     search, load = search_of("llama-3.1-70b", "l4"), Load(8192, 1)
     nearest = search.nearest(load)

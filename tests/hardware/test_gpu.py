@@ -94,3 +94,31 @@ def test_the_driver_name_of_every_card_finds_it() -> None:
     for gpu in cards:
         assert find_gpu(gpu.product).name == gpu.name
     assert find_gpu("NVIDIA GeForce RTX 4090").name == "rtx-4090"
+
+
+@pytest.mark.parametrize(("sm", "has_bf16"), [(70, False), (75, False), (80, True), (89, True), (120, True)])
+def test_bfloat16_begins_with_compute_capability_8_0(sm: int, has_bf16: bool) -> None:
+    assert find_gpu("24GiB", sm).has_bf16 is has_bf16
+
+
+def test_what_the_driver_keeps_is_not_usable() -> None:
+    told_by_nvml = {
+        name: entry
+        for name, entry in read_toml("gpus.toml").items()
+        if name != "slices" and entry["memory_total_kind"] == "nvml" and entry.get("memory_reserved_bytes")
+    }
+    assert told_by_nvml
+    for name, entry in told_by_nvml.items():
+        usable_bytes = entry["memory_total_bytes"] - entry["memory_reserved_bytes"]
+        assert find_gpu(name).memory_total_bytes == usable_bytes < entry["memory_total_bytes"]
+
+
+def test_a_slice_has_its_share_of_the_rates_and_its_own_share_of_the_bandwidth() -> None:
+    shares = read_toml("gpus.toml")["slices"]
+    apart = {name for name, entry in shares.items() if entry.get("memory_share", entry["share"]) != entry["share"]}
+    assert apart
+    for name, entry in shares.items():
+        card, part = find_gpu(entry["parent"]), find_gpu(name)
+        assert part.peak_fp16_flops_per_s == round(card.peak_fp16_flops_per_s * entry["share"])
+        share = entry["memory_share"] if name in apart else entry["share"]
+        assert part.memory_bandwidth_bytes_per_s == round(card.memory_bandwidth_bytes_per_s * share)
