@@ -15,7 +15,11 @@ ifeq ($(shell command -v chromium chromium-browser google-chrome 2>/dev/null),)
 export LMPLAN_WITHOUT_BROWSER := 1
 endif
 
-.PHONY: demo test check lint types bench bench-gpu fuzz docs clean
+# Tests run side by side; what one worker has left, another takes.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+.PHONY: demo test check bench bench-gpu fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lmplan estimate --model internlm2_5-7b --gpu a100-24g
@@ -23,12 +27,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested-with
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	LMPLAN_NO_SKIPS=1 $(PYTEST)
 
 check: $(VENV)/.test-light
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not lmdeploy and not oracle"
+	LMPLAN_QUICK_TESTS=1 $(PYTEST) -m "not lmdeploy and not oracle"
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmark.py

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cli.main import run
+from tests.examples import examples
 
 NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70).map(str),
@@ -46,7 +47,7 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
 }
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(MODELS, GPUS, st.fixed_dictionaries({}, optional=OPTIONS))
 def test_no_option_value_ends_in_a_traceback(model: str, gpu: str, options: dict[str, str]) -> None:
     arguments = [f"--model={model}", f"--gpu={gpu}", *(f"{name}={value}" for name, value in options.items())]

@@ -20,6 +20,7 @@ from planner.model import catalog as models
 from planner.model.arch import read_spec
 from planner.model.spec import ModelSpec
 from planner.units import GIB, MIB
+from tests.examples import examples
 
 
 def _specs() -> dict[str, ModelSpec]:
@@ -35,7 +36,9 @@ def _specs() -> dict[str, ModelSpec]:
 SPECS = _specs()
 GPUS = {gpu.name: gpu for gpu in catalog()}
 # LMDeploy refuses many random settings; those cases are drawn again.
-ANY_SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+ANY_SETTINGS = settings(
+    max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 VERSIONS = ("0.4.0", "0.5.3", "0.6.0", "0.10.2", "0.12.0", "0.14.0", "0.15.0", "0.18.0", "0.99.0")
 
 

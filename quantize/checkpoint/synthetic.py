@@ -172,8 +172,7 @@ def _cycle(pool: bytes, start: int, size_bytes: int) -> Iterator[bytes | memoryv
     head = memoryview(pool)[start : start + size_bytes]
     yield head
     left = size_bytes - len(head)
-    repeats = max(1, _CHUNK_BYTES // len(pool))
-    block = memoryview(pool * repeats) if left > len(pool) else memoryview(pool)
+    block = memoryview(pool * max(1, min(_CHUNK_BYTES, left) // len(pool)))
     while left > 0:
         yield block[:left]
         left -= min(left, len(block))

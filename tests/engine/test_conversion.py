@@ -17,6 +17,7 @@ from planner.memory.pool import PAGE_BYTES
 from planner.model.formats import FP8, W4A16
 from planner.model.quantization import Quantization
 from planner.units import MIB
+from tests.examples import examples
 
 USAGE = PoolUsage(10 * MIB, 0)
 FAST, NEVER = Host(6.0), Host(6.0, catches_up=False)
@@ -44,7 +45,7 @@ def packings(draw: st.DrawFn) -> Packing:
 
 
 @given(packings(), st.sampled_from([1.0, 6.0, 40.0, 120.0, 150.0]), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_no_host_does_with_less_than_the_least(packing: Packing, call_us: float, catches_up: bool) -> None:
     pages, least = replay(packing, Host(call_us, catches_up)), least_pages(packing)
     assert pages.left >= least.left
@@ -61,7 +62,7 @@ def test_a_second_slow_host_counts_where_the_first_falls_in_step() -> None:
 
 
 @given(packings())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_the_replay_that_is_left_out_changes_nothing(packing: Packing) -> None:
     runs = conversion._runs(packing)
     every = [replay(packing, host) for host in (conversion._FAST, conversion._NEVER_REACHED, *conversion._SLOW)]

@@ -25,6 +25,7 @@ from planner.model.inventory import inventory
 from planner.model.source import resolve
 from planner.model.spec import ModelSpec
 from planner.model.tensors import LINEAR_ROLES
+from tests.examples import examples
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
@@ -96,7 +97,7 @@ PACKED_BITS = {"awq": 4, "gptq": 4, "fp8": 8}
 
 
 @given(st.sampled_from(SERVED), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_held_out_linears_have_16_bits_in_the_checkpoint_and_in_the_engine(
     served: tuple[str, str, dict[str, Any]], data: st.DataObject
 ) -> None:

@@ -30,6 +30,7 @@ from planner.model.spec import ModelSpec
 from planner.report.jsonform import settings_object
 from planner.request import Load
 from tests.engine.test_versions import RELEASES
+from tests.examples import examples
 
 MODELS = ("llama-3.1-8b", "internlm2_5-7b", "qwen3-8b", "qwen3-8b-fp8", "internvl2-8b", "mistral-7b-v0.1")
 
@@ -50,7 +51,7 @@ def _same(one: Settings, other: Settings) -> bool:
     return replace(one, **plain) == replace(other, **plain)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.sampled_from(MODELS),
     st.sampled_from(sorted(GPUS)),

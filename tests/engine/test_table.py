@@ -106,13 +106,13 @@ def test_ranges() -> None:
     assert inside == {"0.5.3": False, "0.6.0": True, "0.6.1.post1": True, "0.6.2": False}
 
 
-@pytest.mark.parametrize("schema", [rules.TurbomindRules, rules.PytorchRules, rules.ChatRules, rules.Cli])
-def test_every_key_is_read_by_some_code(schema: Any) -> None:
+def test_every_key_is_read_by_some_code() -> None:
     root = Path(planner.__file__).parent
     sources = [path for path in root.rglob("*.py") if path.name not in ("rules.py", "table.py", "words.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert [key for key in schema._fields if key not in read] == []
+    for schema in (rules.TurbomindRules, rules.PytorchRules, rules.ChatRules, rules.Cli):
+        assert [key for key in schema._fields if key not in read] == []
 
 
 @pytest.mark.parametrize("engine", EngineName)

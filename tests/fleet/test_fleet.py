@@ -17,6 +17,7 @@ from planner.lmdeploy import versions
 from planner.model.arch import read_spec
 from planner.model.source import resolve
 from planner.request import Load
+from tests.examples import examples
 
 Plan = Callable[[str], Sweep]
 MODELS = ("qwen2.5-0.5b", "qwen2.5-1.5b", "internlm2_5-1_8b", "qwen3-4b", "internlm2_5-7b", "internvl2-2b")
@@ -138,7 +139,7 @@ def test_kinds_that_a_workload_does_not_allow_are_left_out(plan: Plan, fleet_tex
     assert ("chat", "dgx") not in {(c.workload.name, c.machines.name) for c in found.cells}
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

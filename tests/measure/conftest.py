@@ -20,7 +20,7 @@ import pytest
 from planner import estimate
 from planner.report import jsonform
 from quantize.measure.measurement import Measurement, read
-from tests.commands import LMPLAN, Lmplan
+from tests.commands import Lmplan, lmplan_after
 
 FAKES = Path(__file__).with_name("fakes")
 FREE_BYTES = 150_109_880_320
@@ -30,6 +30,8 @@ VERSIONS = '{"lmdeploy": "0.18.0"}'
 """What the interpreter of a fake says is installed for it."""
 WORDS = ("measure", "--model", MODEL, "--dry-weights")
 OUT_OF_MEMORY = "RuntimeError: [TM][FATAL] CUDA runtime error: out of memory"
+IMPATIENT = lmplan_after("from quantize.system import child; child._GRACE_S = 1.0")
+"""lmplan that gives what it asks to end one second and not ten."""
 Engine = Callable[..., None]
 
 
@@ -104,7 +106,7 @@ def start(tmp_path: Path, gpu: Path) -> Callable[..., subprocess.Popen[str]]:
 
     def begin(*words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*LMPLAN, *words],
+            [*IMPATIENT, *words],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

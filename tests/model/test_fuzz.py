@@ -16,6 +16,7 @@ from planner.model.formats import choose, store
 from planner.model.inventory import inventory
 from planner.model.quantization import QuantMethod
 from planner.model.tensors import num_parameters, size_bytes
+from tests.examples import examples
 
 ONE_OF_EACH = (
     "llama-3.1-8b",
@@ -149,13 +150,13 @@ def test_the_unmutated_configs_are_planned() -> None:
 
 
 # A second is a hundred times what one takes: only a loop over an unchecked number gets there.
-@settings(max_examples=1500, deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(1500), deadline=timedelta(seconds=5), suppress_health_check=[HealthCheck.too_slow])
 @given(mutated())
 def test_a_mutated_config(config: dict[str, Any]) -> None:
     check(config)
 
 
-@settings(max_examples=300, deadline=timedelta(seconds=5))
+@settings(max_examples=examples(300), deadline=timedelta(seconds=5))
 @given(st.sampled_from(ONE_OF_EACH), st.data())
 def test_one_wrong_value_at_a_time(name: str, data: st.DataObject) -> None:
     config = copy.deepcopy(base(name))
@@ -164,7 +165,7 @@ def test_one_wrong_value_at_a_time(name: str, data: st.DataObject) -> None:
     check(config)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.dictionaries(st.sampled_from(["architectures", "hidden_size", "vision_config", "text_config"]), ODD))
 def test_hardly_a_config(config: dict[str, Any]) -> None:
     check(config)

@@ -20,15 +20,6 @@ import sys
 import time
 from pathlib import Path
 
-from planner.model import formats
-from planner.model.arch import read_spec
-from planner.model.dtypes import DType
-from planner.model.inventory import inventory
-from planner.model.rewrite import quantized_config
-from quantize.checkpoint import synthetic
-from quantize.checkpoint.synthetic import write_checkpoint
-
-synthetic._POOL_VALUES = 1009  # drawing a million values takes seconds
 BEHAVIOUR = json.loads(os.environ.get("FAKE_LMDEPLOY", "{}"))
 OPTIONS = (
     "--revision --download-dir --work-dir --calib-dataset --calib-samples --calib-seqlen --batch-size --search-scale "
@@ -60,6 +51,11 @@ def main() -> int:
 
 
 def quantize(arguments: argparse.Namespace) -> int:
+    # Only here: most runs ask for no more than a version or a list of options.
+    from planner.model import formats
+    from planner.model.arch import read_spec
+    from planner.model.inventory import inventory
+
     if BEHAVIOUR.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if "touch" in BEHAVIOUR:
@@ -95,12 +91,18 @@ def quantize(arguments: argparse.Namespace) -> int:
 
 
 def write_result(arguments: argparse.Namespace, result: Path, config: dict, groups: tuple) -> None:
+    from planner.model import formats
+    from planner.model.dtypes import DType
+    from planner.model.rewrite import quantized_config
+    from quantize.checkpoint import synthetic
+
+    synthetic._POOL_VALUES = 1009  # drawing a million values takes seconds
     quantization = formats.Quantization(formats.QuantMethod.AWQ, 4, int(arguments.w_group_size))
     stored = formats.store(groups, quantization)
     if BEHAVIOUR.get("wrong_shape"):
         stored = stored[:-1]
     assert all(group.dtype in (DType.F16, DType.I32) for group in stored)
-    path = write_checkpoint(
+    path = synthetic.write_checkpoint(
         result, quantized_config({**config, "torch_dtype": "float16"}, quantization), stored, fill="drawn"
     )
     (result / "LMPLAN_SYNTHETIC").unlink()

@@ -18,6 +18,7 @@ from quantize.recipe.file import load_recipe, shipped_recipes
 from quantize.recipe.model import Recipe, json_schema
 from quantize.run.preflight import recipe_findings
 from quantize.run.prepare import find_model
+from tests.examples import examples
 
 MINIMAL = "model: x\noutput: y\n"
 SHIPPED_SCHEMA = Path(__file__).parents[2] / "quantize/data/recipe.schema.json"
@@ -77,7 +78,7 @@ def test_deep_nesting_and_size_are_refused(tmp_path):
         load_recipe(write(tmp_path, "#" * (2**20 + 1)), (), {})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_give_a_traceback(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "r.yaml"

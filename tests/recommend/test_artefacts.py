@@ -51,9 +51,17 @@ def _options(words: list[str]) -> list[str]:
     return [word for word in words if word.startswith("--")]
 
 
-@pytest.mark.parametrize(("model", "gpu", "wishes", "version"), ALL)
-def test_commands_use_flags_that_the_version_knows(model: str, gpu: str, wishes: dict[str, Any], version: str) -> None:
-    advice, texts = _texts(model, gpu, wishes, version)
+Case = tuple[Advice, dict[str, str], str]
+
+
+@pytest.fixture(scope="module", params=ALL, ids=lambda case: f"{case[0]}-{case[1]}-{case[3]}")
+def case(request: pytest.FixtureRequest) -> Case:
+    """An answer, its texts and its version, made once for all that is held against it."""
+    return *_texts(*request.param), request.param[3]
+
+
+def test_commands_use_flags_that_the_version_knows(case: Case) -> None:
+    advice, texts, version = case
     rules = Version(version)
     serve, chat = shlex.split(texts["api_server"]), shlex.split(texts["chat"])
     assert serve[:3] == ["lmdeploy", "serve", "api_server"]
@@ -72,9 +80,8 @@ def test_commands_use_flags_that_the_version_knows(model: str, gpu: str, wishes:
         assert s.max_prefill_token_num == 8192
 
 
-@pytest.mark.parametrize(("model", "gpu", "wishes", "version"), ALL)
-def test_choices_are_those_of_the_version(model: str, gpu: str, wishes: dict[str, Any], version: str) -> None:
-    _, texts = _texts(model, gpu, wishes, version)
+def test_choices_are_those_of_the_version(case: Case) -> None:
+    _, texts, version = case
     words = shlex.split(texts["api_server"])
     told = dict(itertools.pairwise(words))
     for option in read_toml("lmdeploy.toml")["cli"]["choices"]:
@@ -82,9 +89,8 @@ def test_choices_are_those_of_the_version(model: str, gpu: str, wishes: dict[str
             assert told[option] in choices(option, Version(version))
 
 
-@pytest.mark.parametrize(("model", "gpu", "wishes", "version"), ALL)
-def test_python_is_python(model: str, gpu: str, wishes: dict[str, Any], version: str) -> None:
-    advice, texts = _texts(model, gpu, wishes, version)
+def test_python_is_python(case: Case) -> None:
+    advice, texts, _ = case
     tree = ast.parse(texts["python"])
     calls = {node.func.id: node for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")}
     assert advice.decision.chosen is not None
@@ -96,11 +102,8 @@ def test_python_is_python(model: str, gpu: str, wishes: dict[str, Any], version:
     assert given.get("tp", 1) == s.tp
 
 
-@pytest.mark.parametrize(("model", "gpu", "wishes", "version"), ALL)
-def test_manifests_ask_for_the_gpus_and_probe_the_server(
-    model: str, gpu: str, wishes: dict[str, Any], version: str
-) -> None:
-    advice, texts = _texts(model, gpu, wishes, version)
+def test_manifests_ask_for_the_gpus_and_probe_the_server(case: Case) -> None:
+    advice, texts, version = case
     assert advice.decision.chosen is not None
     tp = advice.decision.chosen.candidate.option.tp
     live = "/health" if Version(version) >= Version("0.5.0") else "/v1/models"

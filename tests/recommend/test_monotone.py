@@ -22,6 +22,7 @@ from planner.model.source import resolve
 from planner.request import Load
 from planner.start import Startup
 from planner.units import MIB
+from tests.examples import examples
 
 MODELS = (
     "qwen2.5-1.5b",
@@ -85,7 +86,7 @@ def search_of(model: str, gpu: str, engine: tuple[str, str | None], free_bytes: 
     return Search(spec, Offer(find_gpu(gpu), free_bytes, 2), versions.resolve(engine[0]), engine[1])
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 @given(models, gpus, engines, contexts, users, st.floats(0.1, 0.98), steps_mib)
 def test_more_memory(
     model: str, gpu: str, engine: tuple[str, str | None], context: int, num_users: int, share: float, step_mib: int
@@ -101,7 +102,7 @@ def test_more_memory(
         before = found
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120))
 @given(models, gpus, engines, contexts, users, st.floats(0.2, 1), st.integers(1, 199), st.floats(0.1, 0.99))
 def test_fewer_users_or_shorter_sessions_cost_no_gpu_no_quality_and_no_verdict(
     model: str,

@@ -37,6 +37,7 @@ from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide
 from planner.model.arch import read_spec
 from planner.model.source import resolve
+from tests.examples import examples
 
 LINE = "# --- below: `python -m planner.evidence.throughput_fit`, made from planner/data/measurements ---\n"
 MODELS = ("qwen2.5-1.5b", "internlm2_5-7b", "llama-3.1-70b", "qwen3-30b-a3b", "mixtral-8x7b")
@@ -126,7 +127,7 @@ def test_unknown_rates_give_no_speed() -> None:
     assert speed_of(bare, work, 1, 512) is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     st.sampled_from(MODELS),
     st.sampled_from(["a100-80g", "h200", "l40s"]),

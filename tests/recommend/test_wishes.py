@@ -112,7 +112,7 @@ def test_every_form_prints(form: str, extra: list[str], capsys: Capture) -> None
 
 
 def test_limits_exit_with_3_where_nothing_holds_a_user(capsys: Capture) -> None:
-    words = ["recommend", "--model", "qwen3-8b", "--gpu", "l4", "--max"]
+    words = ["recommend", "--model", "qwen3-8b", "--gpu", "l4", "--gpus", "1", "--max"]
     assert run([*words, "--concurrency", "60000"]) == 0
     assert run([*words, "--free", "1GiB"]) == 3
     assert "short" in capsys.readouterr().out

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from planner.fleet.file import read_fleet
 from planner.fleet.placement import sweep
 from planner.report import fleet_forms, html
 from planner.report.dossier import Dossier
+from tests.report_html.conftest import CASES, make
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 pytestmark = pytest.mark.skipif("LMPLAN_WITHOUT_BROWSER" in os.environ, reason="LMPLAN_WITHOUT_BROWSER is set")
-# The page allows no script, so a copy without its policy is measured.
+# The page allows no script, so copies without its policy are measured, each in a frame as wide as a window.
 SCRIPT = """<script>
 const out = {};
 out.width = innerWidth;
@@ -43,10 +46,13 @@ for (const chart of document.querySelectorAll('svg.chart')) {
 out.sections = [...document.querySelectorAll('h2')].map(h => h.textContent);
 out.fills = [...new Set([...document.querySelectorAll('svg.chart rect')].map(r => r.getAttribute('fill')))];
 out.height = document.body.scrollHeight;
+parent.found[frameElement.dataset.place] = out;
+</script></body>"""
+FRAMES = """<!doctype html><body><script>var found = []; onload = () => {
 document.body.innerHTML = '';
 document.body.id = 'result';
-document.body.textContent = JSON.stringify(out);
-</script></body>"""
+document.body.textContent = JSON.stringify(found);
+}</script>"""
 
 
 def browser() -> str:
@@ -73,39 +79,46 @@ def chromium(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def measured(folder: Path, page: str, width: int, *words: str) -> dict[str, Any]:
-    copy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", SCRIPT)
-    (folder / "copy.html").write_text(copy, encoding="utf-8")
-    address = (folder / "copy.html").as_uri()
-    dom = chromium(folder, f"--window-size={width},1000", *words, "--dump-dom", address)
+def measured(folder: Path, pages: Sequence[tuple[str, int]], *words: str) -> list[dict[str, Any]]:
+    """What the browser makes of each page at a width."""
+    document = FRAMES
+    for place, (page, width) in enumerate(pages):
+        copy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</body>", SCRIPT)
+        document += f'<iframe width="{width}" height="1000" data-place="{place}" srcdoc="{escape(copy)}"></iframe>'
+    (folder / "copy.html").write_text(document, encoding="utf-8")
+    dom = chromium(folder, "--window-size=1400,1000", *words, "--dump-dom", (folder / "copy.html").as_uri())
     match = re.search(r'<body id="result">(.*?)</body>', dom, re.DOTALL)
     assert match, dom[-500:]
-    value: dict[str, Any] = json.loads(match[1].replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">"))
-    return value
+    found: list[dict[str, Any]] = json.loads(unescape(match[1]))
+    assert [seen["width"] for seen in found] == [width for _, width in pages]
+    return found
 
 
-@pytest.mark.parametrize("width", [1280, 520])
-def test_nothing_runs_out_of_the_page(dossier: Dossier, width: int, tmp_path: Path) -> None:
-    seen = measured(tmp_path, html.render(dossier), width)
-    assert seen["overflow"] <= 0, seen
-    assert seen["outside"] == []
-    assert seen["sections"][0] == "Decision" and seen["sections"][-1] == "Provenance"
-    assert seen["height"] > 800
+WIDTHS = (1280, 520)
 
 
-@pytest.mark.parametrize("width", [1280, 520])
-def test_a_fleet_page_lays_out_too(width: int, tmp_path: Path) -> None:
-    found = sweep(read_fleet(Path(__file__).parents[2] / "docs" / "fleet.yaml"))
-    seen = measured(tmp_path, fleet_forms.render_html(found, "fleet", "2026-01-01"), width)
-    assert seen["overflow"] <= 0, seen
-    assert seen["outside"] == []
-    assert seen["sections"] == ["Decision", "What runs where", "Every workload on every kind of GPU", "Commands"]
+def test_nothing_runs_out_of_the_page(tmp_path: Path) -> None:
+    pages = [(html.render(make(name)), width) for name in CASES for width in WIDTHS]
+    for seen in measured(tmp_path, pages):
+        assert seen["overflow"] <= 0, seen
+        assert seen["outside"] == []
+        assert seen["sections"][0] == "Decision" and seen["sections"][-1] == "Provenance"
+        assert seen["height"] > 800
+
+
+def test_a_fleet_page_lays_out_too(tmp_path: Path) -> None:
+    fleet = sweep(read_fleet(Path(__file__).parents[2] / "docs" / "fleet.yaml"))
+    page = fleet_forms.render_html(fleet, "fleet", "2026-01-01")
+    for seen in measured(tmp_path, [(page, width) for width in WIDTHS]):
+        assert seen["overflow"] <= 0, seen
+        assert seen["outside"] == []
+        assert seen["sections"] == ["Decision", "What runs where", "Every workload on every kind of GPU", "Commands"]
 
 
 def test_light_and_dark_follow_the_reader(serving: Dossier, tmp_path: Path) -> None:
-    page = html.render(serving)
-    light = measured(tmp_path, page, 1000, "--blink-settings=preferredColorScheme=1")
-    dark = measured(tmp_path, page, 1000, "--blink-settings=preferredColorScheme=0")
+    pages = [(html.render(serving), 1000)]
+    (light,) = measured(tmp_path, pages, "--blink-settings=preferredColorScheme=1")
+    (dark,) = measured(tmp_path, pages, "--blink-settings=preferredColorScheme=0")
     assert (light["dark"], dark["dark"]) == (False, True)
     assert light["paper"] == "rgb(255, 255, 255)" and dark["paper"] == "rgb(15, 19, 24)"
     assert light["ink"] != dark["ink"]
