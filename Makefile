@@ -19,7 +19,7 @@ endif
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test check bench bench-gpu fuzz clean
+.PHONY: demo test check mutants bench bench-gpu fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lmplan estimate --model internlm2_5-7b --gpu a100-24g
@@ -33,6 +33,10 @@ check: $(VENV)/.test-light
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	LMPLAN_QUICK_TESTS=1 $(PYTEST) -m "not lmdeploy and not oracle"
+
+# Wrongs put into a copy one at a time: the tests have to notice each. MUTANTS="staging slabs" for those with a word.
+mutants: $(VENV)/.test-light
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmark.py
