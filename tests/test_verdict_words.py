@@ -17,13 +17,13 @@ MODEL, GPU = "qwen2.5-0.5b", "a10"
 def test_a_shortfall_below_a_gibibyte_is_not_rounded_away() -> None:
     needed_bytes = estimate(MODEL, GPU, free=512 * MIB).memory.load_peak_bytes
     memory = estimate(MODEL, GPU, free=needed_bytes - 3 * MIB).memory
-    assert memory.verdict == "dies while loading"
+    assert memory.outcome == "dies while loading"
     assert memory.reasons[0].endswith(" is free: 3.0 MiB short")
 
 
 def test_no_room_for_the_cache_says_what_is_left_and_what_a_block_takes() -> None:
     memory = estimate(MODEL, GPU, cache_max_entry_count=1e-6).memory
-    assert memory.verdict == "no room for the KV cache"
+    assert memory.outcome == "no room for the KV cache"
     words = r"[\d.]+ GiB is left when the KV cache is sized; its share of that, [\d.]+ KiB, does not hold a block of "
     assert re.match(words, memory.reasons[0]), memory.reasons[0]
 
