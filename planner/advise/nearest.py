@@ -14,7 +14,8 @@ from typing import Final
 
 from planner.advise.candidates import Candidate, Knobs, Option
 from planner.advise.ladder import Ladder
-from planner.advise.weighing import Scales, Sized
+from planner.advise.timing import TimedScales
+from planner.advise.weighing import Sized
 from planner.request import Load
 from planner.units import ceil_div
 
@@ -44,7 +45,7 @@ class _Try:
 class Nearest:
     """Looks through the settings of one option for one load."""
 
-    def __init__(self, scales: Scales, ladder: Ladder, option: Option, load: Load) -> None:
+    def __init__(self, scales: TimedScales, ladder: Ladder, option: Option, load: Load) -> None:
         self.scales, self.ladder, self.option, self.load = scales, ladder, option, load
         self._tries: dict[Knobs, _Try] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from planner.advise.candidates import Pins
-from planner.advise.suggestion import Recommendation, suggest
+from planner.advise.suggestion import Recommendation, confirm
 from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import api_server_command, served_name
 from planner.artefacts.quantize import first_step
@@ -139,7 +139,12 @@ def estimate(
     memory = estimate_memory(Deployment(spec, chosen, find_free_bytes(free, chosen), settings))
     context_tokens = _context(context, settings.session_len)
     load = _load(spec, context_tokens)
-    recommendation = suggest(memory, engine, dtype, pins, load)
+    recommendation = confirm(memory, engine, dtype, load)
+    if recommendation is None:
+        # With it comes the whole search, a third of all modules; what serves as asked starts without.
+        from planner.advise.changes import change
+
+        recommendation = change(memory, engine, dtype, pins, load)
     checkpoint_bytes, notes = _checkpoint(source, memory)
     return Plan(
         source=source,
