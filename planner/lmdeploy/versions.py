@@ -152,7 +152,7 @@ def cli() -> Cli:
 @cache
 def find_option(name: str) -> CliOption | None:
     """What is known of an option of `lmdeploy serve api_server` or `lmdeploy chat`; None for another's."""
-    entry = _options().get(name)
+    entry = shipped().named("cli.options", name)
     return shipped().one(CliOption, "cli.options", entry) if entry is not None else None
 
 
@@ -178,7 +178,8 @@ def spelled(typed: str, version: Version) -> str:
 
 def options(version: Version) -> tuple[str, ...]:
     """The options that `lmdeploy serve api_server` of `version` knows."""
-    return tuple(name for name in _options() if has_option(name, version))
+    names = (entry["name"] for entry in shipped().at("cli.options"))
+    return tuple(name for name in names if has_option(name, version))
 
 
 @cache
@@ -194,11 +195,6 @@ def asks_for_remote_code(version: Version) -> bool:
     """Whether a model's own code runs only where ``--trust-remote-code`` is given."""
     rules = shipped().rules(TrustRemoteCode, ("cli.trust_remote_code",), version)
     return rules.behaviour is RemoteCode.OPT_IN
-
-
-@cache
-def _options() -> dict[str, dict[str, object]]:
-    return {entry["name"]: entry for entry in shipped().at("cli.options")}
 
 
 def check(table: Table) -> None:
