@@ -7,7 +7,6 @@ another costs nothing, and the rest only where nothing open helps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 from planner.advise.candidates import NO_PINS, TP, Offer, Option, Pins
@@ -65,13 +64,13 @@ class _Changes:
         """With ever less of what was given: the option asked for before any other, the ratio before all else."""
         deployment = self.current.deployment
         least = least_gpus(deployment.spec, deployment.gpu, self.settings.lmdeploy, self.engine, self.dtype)
-        loose = replace(self.pins, cache_max_entry_count=None)
+        loose = self.pins._replace(cache_max_entry_count=None)
         for options in ((self.asked,), None):
             for pins in dict.fromkeys((self.pins, loose)):
                 yield self._search(options, pins, least)
         for name in _RELEASED:
             if getattr(loose, name) is not None:
-                yield self._search(None, replace(loose, **{name: None}), least)
+                yield self._search(None, loose._replace(**{name: None}), least)
         if loose != NO_PINS:
             yield self._search(None, NO_PINS, least)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from planner.advise.candidates import Offer, Option
 from planner.advise.weighing import Scales
@@ -12,8 +12,7 @@ from planner.request import Load
 from planner.units import format_gib
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """A plan that serves, or None with the reasons why none does.
 
     Attributes:
@@ -73,7 +72,7 @@ def _more_tokens(current: MemoryEstimate, load: Load) -> tuple[str, ...]:
     if settings.quant_policy or current.max_sequences(load.context_tokens) >= settings.max_batch_size:
         return ()
     try:
-        eight = estimate_memory(replace(current.deployment, settings=replace(settings, quant_policy=8)))
+        eight = estimate_memory(current.deployment._replace(settings=settings._replace(quant_policy=8)))
     except LmplanError:
         return ()
     if not eight.fits:

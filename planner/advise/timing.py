@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from planner.advise.candidates import NO_PINS, Candidate, Knobs, Offer, Option, Pins
 from planner.advise.throughput import Speed, Work, speed_of, work_of
 from planner.advise.weighing import Scales
@@ -45,15 +43,15 @@ class TimedScales(Scales):
             return candidate
         speed = self.speed(candidate.settings, candidate.kv, load.num_users, load.context_tokens)
         if speed is None:
-            return replace(candidate, lack=f"the speed of {self.offer.gpu.name} is not known")
+            return candidate._replace(lack=f"the speed of {self.offer.gpu.name} is not known")
         for what, limit, seconds in (
             ("a token takes", load.latency_ms, speed.step_seconds.high),
             ("the first token takes", load.first_token_ms, speed.first_token_seconds.high),
         ):
             if limit is not None and seconds * 1000 > limit:
                 lack = f"{what} up to {seconds * 1000:,.0f} ms of {limit:g} allowed"
-                return replace(candidate, speed=speed, lack=lack)
-        return replace(candidate, speed=speed)
+                return candidate._replace(speed=speed, lack=lack)
+        return candidate._replace(speed=speed)
 
     def work(self, settings: Settings, kv: KvCache) -> Work:
         """The work of a token under these settings."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.advise.candidates import NO_PINS, Candidate, Knobs, Offer, Option, Pins
 from planner.advise.ladder import Ladder, ladder
@@ -25,8 +24,7 @@ _NO_RATIO: Final = 0.01
 """Stands in the settings of a candidate for which no ratio is safe."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
+class Sized(NamedTuple):
     """Settings of an option, how they start, and the largest ratio that is safe for a load."""
 
     option: Option

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
 from planner.errors import UsageError
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy.rules import (
+    Architecture,
     Architectures,
     ChatRules,
     Choices,
@@ -31,8 +31,7 @@ TURBOMIND: Final = tuple(f"turbomind.{part}" for part in ("kv_budget", "kv_layou
 PYTORCH: Final = tuple(f"pytorch.{part}" for part in ("kv_budget", "kv_layout", "weights", "cuda_graphs"))
 
 
-@dataclass(frozen=True, slots=True)
-class LmdeployVersion:
+class LmdeployVersion(NamedTuple):
     """A version in hand and the version whose rules stand in for it.
 
     `rules` differs from `version` for a version newer than every known one, and `note` then says so.
@@ -102,22 +101,35 @@ def architectures(engine: EngineName, version: Version) -> tuple[str, ...]:
 @cache
 def turbomind_architectures(version: Version) -> tuple[str, ...]:
     """The architectures that TurboMind takes in `version`."""
-    entries = _turbomind_architectures().list
+    entries = shipped().one(Architectures, "turbomind.architectures").list
     return tuple(entry.name for entry in entries if holds(entry.versions, version))
+
+
+@cache
+def takes(engine: EngineName, architecture: str, version: Version) -> bool:
+    """Whether an engine takes an architecture in `version`; False where that is not known."""
+    match engine:
+        case EngineName.TURBOMIND:
+            entry = _turbomind_architecture(architecture)
+            return entry is not None and holds(entry.versions, version)
+        case EngineName.PYTORCH:
+            return architecture in pytorch_architectures(version)
+        case _:
+            assert_never(engine)
 
 
 @cache
 def native_vision(architecture: str, version: Version) -> bool:
     """Whether TurboMind itself runs the vision tower of `architecture` in `version`."""
-    for entry in _turbomind_architectures().list:
-        if entry.name == architecture and entry.native_vision:
-            return holds(entry.native_vision, version)
-    return False
+    entry = _turbomind_architecture(architecture)
+    return entry is not None and bool(entry.native_vision) and holds(entry.native_vision, version)
 
 
 @cache
-def _turbomind_architectures() -> Architectures:
-    return shipped().one(Architectures, "turbomind.architectures")
+def _turbomind_architecture(name: str) -> Architecture | None:
+    path = "turbomind.architectures.list"
+    entry = shipped().named(path, name)
+    return shipped().one(Architecture, path, entry) if entry is not None else None
 
 
 @cache

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from planner.data import read_toml
+from planner.kinds import EngineName
 from planner.lmdeploy import versions
 from planner.lmdeploy.rules import ChatRules, DefaultBatch, PytorchRules, TrustRemoteCode, TurbomindRules
 from planner.lmdeploy.table import Table, TableError, shipped, span
@@ -29,6 +31,21 @@ def test_every_band_is_as_in_the_whole_file(schema: Any, sections: tuple[str, ..
     assert firsts
     for version in sorted(firsts):
         assert shipped().rules(schema, sections, version) == whole.rules(schema, sections, version)
+
+
+def test_every_architecture_is_as_in_the_whole_file() -> None:
+    for entry in WHOLE["turbomind"]["architectures"]["list"]:
+        assert shipped().named("turbomind.architectures.list", entry["name"]) == entry
+    assert shipped().named("turbomind.architectures.list", "NoSuchForCausalLM") is None
+
+
+@pytest.mark.parametrize("engine", EngineName)
+@pytest.mark.parametrize("version", ["0.4.0", "0.6.3", "0.12.2", "0.14.0", "0.16.0", "0.18.0"])
+def test_an_engine_takes_what_its_list_holds(engine: EngineName, version: str) -> None:
+    names = {entry["name"] for entry in WHOLE["turbomind"]["architectures"]["list"]}
+    names |= {*WHOLE["pytorch"]["architectures"]["list"], "NoSuchForCausalLM"}
+    taken = {name for name in names if versions.takes(engine, name, Version(version))}
+    assert taken == set(versions.architectures(engine, Version(version)))
 
 
 def test_every_option_is_as_in_the_whole_file() -> None:
