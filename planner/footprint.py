@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.engine.base import Deployment
 from planner.memory.capacity import KvCache
@@ -19,8 +19,7 @@ GROWING_TERMS = ("forward_buffers", "cuda_graphs", "late_code")
 """Terms whose high end is what full load makes of them, not doubt."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryEstimate:
+class MemoryEstimate(NamedTuple):
     """The memory of one GPU of a deployment.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.errors import UsageError
 from planner.hardware.gpu import Gpu
@@ -14,8 +13,7 @@ DEFAULT_CONTEXT_TOKENS: Final = 8192
 """Tokens of a session where none are asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What has to be served: `num_users` sessions at once, of `context_tokens` tokens each, images included.
 
     `latency_ms` is the longest time between two tokens of a user, `first_token_ms` that until the first, None for any.

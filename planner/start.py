@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.engine.base import Deployment, Engine
 from planner.engine.pick import pick_engine
@@ -30,8 +29,7 @@ class End(enum.Enum):
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """How one start goes. All sizes are of one GPU.
 
     Attributes:
@@ -52,8 +50,7 @@ class Start:
     stalls_at_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Startup:
+class Startup(NamedTuple):
     """An engine about to start: what it holds before its KV cache is sized, each with its band.
 
     Attributes:
@@ -80,9 +77,9 @@ class Startup:
 
     def with_ratio(self, ratio: float) -> Startup:
         """The same with another cache_max_entry_count; nothing before the KV cache depends on it."""
-        settings = replace(self.deployment.settings, cache_max_entry_count=ratio)
-        deployment = replace(self.deployment, settings=settings)
-        return replace(self, deployment=deployment, engine=pick_engine(deployment))
+        settings = self.deployment.settings._replace(cache_max_entry_count=ratio)
+        deployment = self.deployment._replace(settings=settings)
+        return self._replace(deployment=deployment, engine=pick_engine(deployment))
 
     def held_bytes(self, end: End = End.CENTRAL) -> int:
         """What stays, before the KV cache."""
@@ -124,7 +121,7 @@ class Startup:
         kv = most.kv_cache(End.HIGH)
         # Pools grow by whole pages, so what the buffers take moves by up to a page with the size of the KV cache. A
         # cache of whole pages and a page on top bound it for every size, and more memory never asks for more.
-        after = most.engine.after_kv(replace(kv, budget_bytes=kv.budget_bytes // PAGE_BYTES * PAGE_BYTES))
+        after = most.engine.after_kv(kv._replace(budget_bytes=kv.budget_bytes // PAGE_BYTES * PAGE_BYTES))
         keep_free = sum(term.high_bytes for term in after) + PAGE_BYTES + beside_bytes
         keep_free -= self.engine.reused_bytes(self.left_bytes(End.HIGH))
         worst_free = self.free_at_kv_bytes(End.HIGH, End.HIGH)
@@ -133,8 +130,7 @@ class Startup:
         return SafeRatio(ratio, keep_free)
 
 
-@dataclass(frozen=True, slots=True)
-class SafeRatio:
+class SafeRatio(NamedTuple):
     """The largest safe cache_max_entry_count, 0 for none, and what it keeps free beside the KV cache."""
 
     ratio: float

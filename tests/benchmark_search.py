@@ -32,7 +32,7 @@ def candidates_seconds() -> float:
 
     def each() -> Iterator[None]:
         for search in searches:
-            for option, knobs in itertools.product(search.options, search.ladder(load)):
+            for option, knobs in itertools.product(search.options, search.ladder(load).combinations()):
                 try:
                     search.weigh(option, knobs, load)
                 except LmplanError:

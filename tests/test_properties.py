@@ -141,7 +141,7 @@ def test_a_larger_ratio_never_lowers_capacity(case: Case, free_bytes: int, one: 
 
 
 def _as_dict(wishes: Request) -> dict[str, object]:
-    return {name: getattr(wishes, name) for name in Request.__dataclass_fields__}
+    return {name: getattr(wishes, name) for name in Request._fields}
 
 
 @ANY_SETTINGS

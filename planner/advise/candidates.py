@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from planner.hardware.gpu import Gpu
 from planner.kinds import WeightsChoice
@@ -32,8 +31,7 @@ MIN_FP8_CAPABILITY: Final = 89
 """From Ada on the matrix units multiply fp8 (`planner/data/gpus.toml`, peak_fp8_flops_per_s)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """GPUs of one kind.
 
     Attributes:
@@ -59,8 +57,7 @@ class Offer:
         return int(option.tp < self.least_gpus), option.tp, int(option.has_to_be_found), option.loss
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """What costs quality or money: GPUs, weights, KV bits.
 
     `has_to_be_found` where nobody is known to publish the weights and LMDeploy has no tool that makes them.
@@ -86,8 +83,7 @@ class Option:
         return f"{'one' if self.tp == 1 else self.tp} {gpu}"
 
 
-@dataclass(frozen=True, slots=True)
-class Knobs:
+class Knobs(NamedTuple):
     """What LMDeploy would set by itself; None leaves it at that."""
 
     session_len: int | None = None
@@ -95,8 +91,7 @@ class Knobs:
     max_prefill_token_num: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A candidate weighed against the load.
 
     Attributes:
@@ -129,8 +124,7 @@ class Candidate:
         return not self.lack
 
 
-@dataclass(frozen=True, slots=True)
-class Pins:
+class Pins(NamedTuple):
     """Settings that the user gave and a search keeps; None is open."""
 
     tp: int | None = None

@@ -144,7 +144,7 @@ class Decider:
         search, candidate = found.search, found.candidate
         users = most_users(search, candidate.option, load)
         context = longest_context(search, candidate.option, load)
-        beyond = search.weigh_at_limit(candidate.option, replace(load, num_users=users.value + 1))
+        beyond = search.weigh_at_limit(candidate.option, load._replace(num_users=users.value + 1))
         binding = "the KV cache"
         if beyond is not None and beyond.speed is not None and not beyond.serves:
             binding = f"the speed ({beyond.lack})"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.advise.candidates import Knobs, Pins
 from planner.lmdeploy.settings import DEFAULT_MAX_PREFILL_TOKEN_NUM
@@ -14,8 +13,7 @@ from planner.request import Load
 PREFILL_TOKENS: Final = (DEFAULT_MAX_PREFILL_TOKEN_NUM, 4096, 2048, 1024, 512)
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(NamedTuple):
     """The values that each setting may take, most first; None leaves it to LMDeploy. What is pinned has one value.
 
     Attributes:
@@ -38,7 +36,7 @@ class Ladder:
         """What leaves the KV cache most. What cannot serve with these serves with none."""
         return Knobs(self.sessions[-1], self.batches[-1], self.prefills[-1])
 
-    def __iter__(self) -> Iterator[Knobs]:
+    def combinations(self) -> Iterator[Knobs]:
         """Every combination, the defaults first and the leanest last."""
         for prefill, batch, session in product(self.prefills, self.batches, self.sessions):
             yield Knobs(session, batch, prefill)

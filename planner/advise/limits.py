@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planner.advise.candidates import Candidate, Option
 from planner.advise.search import Search
@@ -22,20 +22,20 @@ class Limit:
 def most_users(search: Search, option: Option, load: Load) -> Limit:
     """The most users that an option serves at the load's context, with its other wishes held."""
     ceiling = _ceiling_users(search, option, load)
-    return _largest(ceiling, lambda users: search.weigh_at_limit(option, replace(load, num_users=users)))
+    return _largest(ceiling, lambda users: search.weigh_at_limit(option, load._replace(num_users=users)))
 
 
 def longest_context(search: Search, option: Option, load: Load) -> Limit:
     """The most tokens a session that an option serves for the load's users, with its other wishes held."""
     ceiling = search.spec.text.max_position_embeddings
-    return _largest(ceiling, lambda tokens: search.weigh_at_limit(option, replace(load, context_tokens=tokens)))
+    return _largest(ceiling, lambda tokens: search.weigh_at_limit(option, load._replace(context_tokens=tokens)))
 
 
 def _ceiling_users(search: Search, option: Option, load: Load) -> int:
     """No more than the blocks that stay with buffers for a single user."""
-    alone = replace(load, num_users=1, latency_ms=None, first_token_ms=None)
+    alone = load._replace(num_users=1, latency_ms=None, first_token_ms=None)
     try:
-        kv = search.weigh(option, replace(search.ladder(alone).leanest, max_batch_size=1), alone).kv
+        kv = search.weigh(option, search.ladder(alone).leanest._replace(max_batch_size=1), alone).kv
     except LmplanError:
         return 0
     return kv.room_for(load.context_tokens)

@@ -9,12 +9,13 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from planner.advise.candidates import Candidate, Knobs, Option
 from planner.advise.ladder import Ladder
-from planner.advise.weighing import Scales, Sized
+from planner.advise.timing import TimedScales
+from planner.advise.weighing import Sized
 from planner.request import Load
 from planner.units import ceil_div
 
@@ -44,7 +45,7 @@ class _Try:
 class Nearest:
     """Looks through the settings of one option for one load."""
 
-    def __init__(self, scales: Scales, ladder: Ladder, option: Option, load: Load) -> None:
+    def __init__(self, scales: TimedScales, ladder: Ladder, option: Option, load: Load) -> None:
         self.scales, self.ladder, self.option, self.load = scales, ladder, option, load
         self._tries: dict[Knobs, _Try] = {}
 
@@ -61,7 +62,7 @@ class Nearest:
         leanest = self._lean(-1, steps[-1])
         if not leanest.candidate.serves:
             return leanest.candidate
-        defaults = self._try(replace(self.ladder.defaults, max_prefill_token_num=steps[0]))
+        defaults = self._try(self.ladder.defaults._replace(max_prefill_token_num=steps[0]))
         nearest, wanted_tokens = defaults, 0
         # No batch can use more than the leanest settings leave, so that the look at all of them is rarely needed.
         if defaults.useful_tokens < _share(leanest.candidate.kv.tokens):
@@ -73,7 +74,7 @@ class Nearest:
             return self._least(nearest.sized, 0)
         if nearest is defaults or self.scales.pins.cache_max_entry_count is not None:
             return nearest.candidate
-        return replace(self._least(nearest.sized, wanted_tokens), shared=True)
+        return self._least(nearest.sized, wanted_tokens)._replace(shared=True)
 
     def _try(self, knobs: Knobs) -> _Try:
         if knobs not in self._tries:
@@ -96,8 +97,8 @@ class Nearest:
             return prefills
 
         def fast(prefill: int | None) -> bool:
-            settings = self.scales.settings(self.option, replace(self.ladder.leanest, max_prefill_token_num=prefill))
-            return self.scales.timed(replace(candidate, settings=settings), self.load).serves
+            settings = self.scales.settings(self.option, self.ladder.leanest._replace(max_prefill_token_num=prefill))
+            return self.scales.timed(candidate._replace(settings=settings), self.load).serves
 
         return tuple(prefill for prefill in prefills if fast(prefill)) or prefills
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from planner.advise.candidates import TP
 from planner.advise.decision import Decider, Decision, Relaxation
 from planner.advise.limits import longest_context, most_users
@@ -50,7 +48,7 @@ class _Relaxer:
         users = self._best(load, "users")
         if not 0 < users < load.num_users:
             return []
-        changed = replace(load, num_users=users)
+        changed = load._replace(num_users=users)
         return [
             Relaxation(
                 "--concurrency",
@@ -65,12 +63,12 @@ class _Relaxer:
     def _other_context(self, load: Load) -> list[Relaxation]:
         tokens = self._best(load, "context")
         floor = self._image_tokens(load.num_images)
-        if floor >= load.context_tokens and self.decider.serves(replace(load, context_tokens=floor + 1)):
+        if floor >= load.context_tokens and self.decider.serves(load._replace(context_tokens=floor + 1)):
             tokens = floor + 1  # the images alone are longer than the context asked for
         if tokens <= floor or tokens == load.context_tokens:
             return []
         factor = max(load.context_tokens / tokens, tokens / load.context_tokens)
-        changed = replace(load, context_tokens=tokens)
+        changed = load._replace(context_tokens=tokens)
         return [
             Relaxation(
                 "--context", f"{load.context_tokens:,} tokens", f"{tokens:,}", factor, changed, self.decider.offers
@@ -80,8 +78,8 @@ class _Relaxer:
     def _slower(self, load: Load) -> list[Relaxation]:
         ways = []
         for option, wanted, others, first in (
-            ("--latency-ms", load.latency_ms, replace(load, latency_ms=None), False),
-            ("--first-token-ms", load.first_token_ms, replace(load, first_token_ms=None), True),
+            ("--latency-ms", load.latency_ms, load._replace(latency_ms=None), False),
+            ("--first-token-ms", load.first_token_ms, load._replace(first_token_ms=None), True),
         ):
             if wanted is None:
                 continue
@@ -90,7 +88,7 @@ class _Relaxer:
             )
             if reached <= wanted:
                 continue
-            changed = replace(others, first_token_ms=reached) if first else replace(others, latency_ms=reached)
+            changed = others._replace(first_token_ms=reached) if first else others._replace(latency_ms=reached)
             ways.append(
                 Relaxation(
                     option, f"{wanted:g} ms", f"{reached:,.1f} ms", reached / wanted, changed, self.decider.offers
@@ -109,7 +107,7 @@ class _Relaxer:
         return found
 
     def _coarser(self, load: Load) -> list[Relaxation]:
-        changed = replace(load, keep_quality=False)
+        changed = load._replace(keep_quality=False)
         if not load.keep_quality or not self.decider.serves(changed):
             return []
         # A wish that is kept or not has no size: giving it up counts as much as halving a number.
@@ -117,7 +115,7 @@ class _Relaxer:
 
     def _fewer_images(self, load: Load) -> list[Relaxation]:
         for images in range(load.num_images - 1, -1, -1):
-            changed = replace(load, num_images=images)
+            changed = load._replace(num_images=images)
             if self.decider.serves(changed):
                 factor = (load.num_images + 1) / (images + 1)
                 return [
@@ -132,7 +130,7 @@ class _Relaxer:
         for tp in TP:
             if tp <= asked:
                 continue
-            offers = tuple(replace(offer, max_gpus=max(tp, offer.max_gpus)) for offer in self.decider.offers)
+            offers = tuple(offer._replace(max_gpus=max(tp, offer.max_gpus)) for offer in self.decider.offers)
             if self.decider.with_offers(offers).serves(load):
                 return [Relaxation("--gpus", str(asked), str(tp), tp / asked, load, offers)]
         return []

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.advise.candidates import NO_PINS, Candidate, Knobs, Offer, Option, Pins, options_of
-from planner.advise.ladder import Ladder, ladder
 from planner.advise.nearest import Nearest
-from planner.advise.weighing import Scales
+from planner.advise.timing import TimedScales
 from planner.errors import LmplanError
 from planner.kinds import WeightsChoice
-from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide, makes_fp8
 from planner.lmdeploy.versions import LmdeployVersion
 from planner.model import catalog
@@ -23,7 +21,7 @@ from planner.model.spec import ModelSpec
 from planner.request import Load
 
 
-class Search(Scales):
+class Search(TimedScales):
     """The candidates of one model and version on one offer."""
 
     def __init__(
@@ -41,7 +39,6 @@ class Search(Scales):
             options if options is not None else options_of(spec, offer, pins, fp8_is_there=self._fp8_is_there())
         )
         self._too_large: set[tuple[Load, int, str]] = set()
-        self._ladders: dict[Load, Ladder] = {}
         self._firsts: dict[tuple[Option, Load, bool], Candidate] = {}
 
     def _fp8_is_there(self) -> bool:
@@ -53,13 +50,6 @@ class Search(Scales):
             return makes_fp8(decide(self.spec, self.offer.gpu, self.lmdeploy, request).engine)
         except LmplanError:
             return True  # nothing is asked of what is refused
-
-    def ladder(self, load: Load) -> Ladder:
-        """The settings to try."""
-        if load not in self._ladders:
-            has_prefill = versions.has_option("--max-prefill-token-num", self.lmdeploy.rules)
-            self._ladders[load] = ladder(load, self.pins, self.default_batch, has_prefill)
-        return self._ladders[load]
 
     def first(self, option: Option, load: Load, *, smallest_ratio: bool = False) -> Candidate:
         """An option with the settings nearest to LMDeploy's defaults, or its leanest ones and what they lack.

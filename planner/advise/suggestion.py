@@ -1,41 +1,18 @@
-"""What `lmplan estimate` suggests: a start that serves as asked is confirmed, else the search answers.
-
-What the user gave is kept and what was left open is changed. Of what was given, first the ratio is released, since
-another costs nothing, and the rest only where nothing open helps.
-"""
+"""What `lmplan estimate` suggests: a start that serves as asked is confirmed; else see `planner.advise.changes`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import NamedTuple
 
-from planner.advise.candidates import NO_PINS, TP, Offer, Option, Pins
-from planner.advise.decision import pick
-from planner.advise.least_gpus import least_gpus
-from planner.advise.search import Search
+from planner.advise.candidates import Offer, Option
+from planner.advise.weighing import Scales
 from planner.errors import LmplanError
 from planner.footprint import MemoryEstimate, estimate_memory
-from planner.lmdeploy.settings import Settings
 from planner.request import Load
 from planner.units import format_gib
-from planner.verdict import Outcome
-
-_RELEASED: Final = (
-    "max_prefill_token_num",
-    "max_batch_size",
-    "session_len",
-    "quant_policy",
-    "weights",
-    "tp",
-)
-"""What is released one at a time: what costs least first. Last all at once."""
-_MAX_LACKS: Final = 3
-"""Options that were preferred are named up to here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """A plan that serves, or None with the reasons why none does.
 
     Attributes:
@@ -47,154 +24,60 @@ class Recommendation:
     why: tuple[str, ...]
 
 
-def suggest(current: MemoryEstimate, engine: str | None, dtype: str, pins: Pins, load: Load) -> Recommendation:
-    """The settings to use for a load of one user.
+def confirm(current: MemoryEstimate, engine: str | None, dtype: str, load: Load) -> Recommendation | None:
+    """The plan as asked where it serves a load of one user, and keeps room for whatever full load may take; else None.
 
     Args:
         current: the plan as asked.
         engine, dtype: as asked.
-        pins: what the user gave.
     """
-    return _Suggestion(current, engine, dtype, pins, load).make()
+    if not _serves_as_asked(current, engine, dtype, load):
+        return None
+    spare = format_gib(current.deployment.free_bytes - current.total_bytes)
+    sessions = sessions_held(current, load.context_tokens)
+    why = f"serves as asked: {spare} remain free and {sessions} run at once"
+    return Recommendation(current, (why, *_more_tokens(current, load)))
 
 
-class _Suggestion:
-    def __init__(self, current: MemoryEstimate, engine: str | None, dtype: str, pins: Pins, load: Load) -> None:
-        self.current, self.pins, self.load = current, pins, load
-        self.engine, self.dtype = engine, dtype
-        self.settings = current.deployment.settings
-        self.asked = Option(self.settings.tp, self.settings.weights, self.settings.quant_policy)
+def sessions_held(memory: MemoryEstimate, context_tokens: int) -> str:
+    """``6 sessions of 8,192 tokens``."""
+    count = memory.max_sequences(context_tokens)
+    return f"{count} session{'s' if count != 1 else ''} of {context_tokens:,} tokens"
 
-    def make(self) -> Recommendation:
-        if self._serves_as_asked():
-            return Recommendation(self.current, (*self._confirm(), *self._more_tokens()))
-        for search in self._searches():
-            found = pick([search], self.load)
-            if found is not None:
-                why = (self._decision(found.memory), *self._alternatives(search, found.candidate.option))
-                return Recommendation(found.memory, why)
-        return Recommendation(None, self._nothing(search))
 
-    # --- as asked ------------------------------------------------------------------------------------------------
+def _serves_as_asked(current: MemoryEstimate, engine: str | None, dtype: str, load: Load) -> bool:
+    """Whether it starts, holds the load and keeps room for its growth, and a safe ratio would do so too.
 
-    def _serves_as_asked(self) -> bool:
-        """Whether it starts, holds the load and keeps room for its growth, and a safe ratio would do so too."""
-        memory = self.current
-        if not memory.fits or memory.short_of_growth or memory.max_sequences(self.load.context_tokens) < 1:
-            return False
-        candidate = self._search((self.asked,), NO_PINS).serve(self.asked, self.load)
-        if candidate is None:
-            return False
-        return memory.growth_bytes + candidate.image_bytes <= memory.deployment.free_bytes - memory.total_bytes
+    Where the leanest settings of the option serve with a safe ratio, those nearest to the defaults are found as well,
+    and images take the same of all.
+    """
+    if not current.fits or current.short_of_growth or current.max_sequences(load.context_tokens) < 1:
+        return False
+    deployment = current.deployment
+    settings = deployment.settings
+    offer = Offer(deployment.gpu, deployment.free_bytes)
+    scales = Scales(deployment.spec, offer, settings.lmdeploy, engine, dtype)
+    asked = Option(settings.tp, settings.weights, settings.quant_policy)
+    try:
+        leanest = scales.weigh(asked, scales.ladder(load).leanest, load)
+    except LmplanError:
+        return False
+    spare_bytes = deployment.free_bytes - current.total_bytes
+    return leanest.serves and current.growth_bytes + leanest.image_bytes <= spare_bytes
 
-    def _confirm(self) -> tuple[str, ...]:
-        memory = self.current
-        spare = format_gib(memory.deployment.free_bytes - memory.total_bytes)
-        return (f"serves as asked: {spare} remain free and {self._sessions(memory)} run at once",)
 
-    def _more_tokens(self) -> tuple[str, ...]:
-        """What an 8-bit cache would add, where the cache is the limit."""
-        memory, settings = self.current, self.settings
-        if settings.quant_policy or memory.max_sequences(self.load.context_tokens) >= settings.max_batch_size:
-            return ()
-        try:
-            eight = estimate_memory(replace(memory.deployment, settings=replace(settings, quant_policy=8)))
-        except LmplanError:
-            return ()
-        if not eight.fits:
-            return ()
-        return (
-            f"--quant-policy 8 would hold {eight.kv_cache.tokens:,} tokens instead of {memory.kv_cache.tokens:,} "
-            "in the same memory",
-        )
-
-    # --- the search ----------------------------------------------------------------------------------------------
-
-    def _searches(self) -> Iterator[Search]:
-        """With ever less of what was given: the option asked for before any other, the ratio before all else."""
-        deployment = self.current.deployment
-        least = least_gpus(deployment.spec, deployment.gpu, self.settings.lmdeploy, self.engine, self.dtype)
-        loose = replace(self.pins, cache_max_entry_count=None)
-        for options in ((self.asked,), None):
-            for pins in dict.fromkeys((self.pins, loose)):
-                yield self._search(options, pins, least)
-        for name in _RELEASED:
-            if getattr(loose, name) is not None:
-                yield self._search(None, replace(loose, **{name: None}), least)
-        if loose != NO_PINS:
-            yield self._search(None, NO_PINS, least)
-
-    def _search(self, options: tuple[Option, ...] | None, pins: Pins, least: int = 1) -> Search:
-        deployment = self.current.deployment
-        offer = Offer(
-            deployment.gpu, deployment.free_bytes, pins.tp or TP[-1], least_gpus=1 if pins.tp is not None else least
-        )
-        return Search(deployment.spec, offer, self.settings.lmdeploy, self.engine, self.dtype, options, pins)
-
-    # --- in words ------------------------------------------------------------------------------------------------
-
-    def _decision(self, memory: MemoryEstimate) -> str:
-        changes = " and ".join(self._changes(memory.deployment.settings)) or "the same settings"
-        spare = format_gib(memory.deployment.free_bytes - memory.total_bytes)
-        return f"{changes}: serves with {spare} free and {self._sessions(memory)}; as asked, {self._lack()}"
-
-    def _changes(self, best: Settings) -> Iterator[str]:
-        """What differs from the settings asked for, with what was given where that had to change."""
-        texts = {
-            "tp": f"{best.tp} GPU{'s' if best.tp > 1 else ''} (--tp {best.tp})",
-            "weights": best.weights.in_words,
-            "quant_policy": f"{best.quant_policy or 16}-bit KV cache (--quant-policy {best.quant_policy})",
-            "session_len": f"--session-len {best.session_len}",
-            "max_batch_size": f"--max-batch-size {best.max_batch_size}",
-            "max_prefill_token_num": f"--max-prefill-token-num {best.max_prefill_token_num}",
-            "cache_max_entry_count": f"--cache-max-entry-count {best.cache_max_entry_count:g}",
-        }
-        for name, text in texts.items():
-            if getattr(best, name) != getattr(self.settings, name):
-                given = getattr(self.pins, name)
-                yield text if given is None else f"{text} instead of the {given} given"
-
-    def _alternatives(self, search: Search, chosen: Option) -> Iterator[str]:
-        """What was preferred and does not serve, and what serves with fewer GPUs."""
-        gpu = search.offer.gpu.name
-        lacks = []
-        for option in search.options:
-            if search.offer.preference(option) >= search.offer.preference(chosen):
-                break
-            try:
-                lacks.append(f"{option.text} on {option.hardware(gpu)}: {search.first(option, self.load).lack}")
-            except LmplanError:
-                continue
-        yield from lacks[:_MAX_LACKS]
-        fewer = (option for option in search.options if option.tp < chosen.tp)
-        other = next((option for option in fewer if search.serve(option, self.load)), None)
-        if other is not None:
-            yield f"{other.hardware(gpu)} would serve with {other.text}"
-
-    def _nothing(self, search: Search) -> tuple[str, ...]:
-        memory, context = self.current, self.load.context_tokens
-        if memory.fits and memory.max_sequences(context) >= 1:
-            why = f"no setting keeps room for what full load may take; as asked, {self._lack()}"
-        else:
-            why = f"nothing that LMDeploy offers holds one session of {context} tokens on this GPU"
-        nearest = search.nearest(self.load)
-        if nearest is None:
-            return (why,)
-        what = f"{nearest.option.text} on {nearest.option.hardware(search.offer.gpu.name)}"
-        return why, f"the least is missing with {what}: {nearest.lack}"
-
-    def _lack(self) -> str:
-        """What the plan as asked lacks."""
-        memory, context = self.current, self.load.context_tokens
-        if not memory.fits:
-            named = memory.outcome is not Outcome.NO_ROOM
-            return f"it {memory.outcome} ({memory.reasons[0]})" if named else memory.reasons[0]
-        if memory.max_sequences(context) < 1:
-            return f"the KV cache holds {memory.kv_cache.tokens:,} of the {context:,} tokens of a session"
-        if memory.short_of_growth:
-            return memory.overload
-        return "no ratio is safe: what is assumed may take more than is free"
-
-    def _sessions(self, memory: MemoryEstimate) -> str:
-        count = memory.max_sequences(self.load.context_tokens)
-        return f"{count} session{'s' if count != 1 else ''} of {self.load.context_tokens:,} tokens"
+def _more_tokens(current: MemoryEstimate, load: Load) -> tuple[str, ...]:
+    """What an 8-bit cache would add, where the cache is the limit."""
+    settings = current.deployment.settings
+    if settings.quant_policy or current.max_sequences(load.context_tokens) >= settings.max_batch_size:
+        return ()
+    try:
+        eight = estimate_memory(current.deployment._replace(settings=settings._replace(quant_policy=8)))
+    except LmplanError:
+        return ()
+    if not eight.fits:
+        return ()
+    return (
+        f"--quant-policy 8 would hold {eight.kv_cache.tokens:,} tokens instead of {current.kv_cache.tokens:,} "
+        "in the same memory",
+    )

@@ -138,7 +138,7 @@ def work_of(deployment: Deployment, engine: Engine, block_bytes_per_token: float
     moe = sparse[0][1] if sparse else None
     flops = 0
     for linear in text_linears(text, None, sharding):
-        each = 2 * linear.num_weights * linear.count
+        each = 2 * linear.num_weights * linear.num_linears
         if moe is not None and linear.kind.is_expert:
             each = each * moe.num_experts_per_tok // moe.num_experts
         flops += each

@@ -1,20 +1,17 @@
-"""One candidate on the scales: how it starts, how large its ratio may be, and what it lacks for a load."""
+"""One candidate on the scales: how it starts, how large its ratio may be, and what memory it lacks for a load."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.advise.candidates import NO_PINS, Candidate, Knobs, Offer, Option, Pins
-from planner.advise.throughput import Speed, Work, speed_of, work_of
+from planner.advise.ladder import Ladder, ladder
 from planner.engine.base import Deployment
-from planner.engine.pick import pick_engine
 from planner.kinds import EngineName
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, Settings, decide
 from planner.lmdeploy.versions import LmdeployVersion
-from planner.memory.capacity import KvCache
 from planner.memory.vision_activations import vision_activations
 from planner.model.formats import store
 from planner.model.inventory import inventory
@@ -27,8 +24,7 @@ _NO_RATIO: Final = 0.01
 """Stands in the settings of a candidate for which no ratio is safe."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
+class Sized(NamedTuple):
     """Settings of an option, how they start, and the largest ratio that is safe for a load."""
 
     option: Option
@@ -38,7 +34,7 @@ class Sized:
 
 
 class Scales:
-    """Weighs candidates of one model and version on one offer."""
+    """Weighs candidates of one model and version on one offer by memory; `planner.advise.timing` adds the times."""
 
     def __init__(
         self,
@@ -56,12 +52,19 @@ class Scales:
         self.dtype = dtype
         self.pins = pins
         self._storable: set[str] = set()
-        self._works: dict[tuple[int, str, int], Work] = {}
+        self._ladders: dict[Load, Ladder] = {}
 
     @cached_property
     def default_batch(self) -> int:
         """LMDeploy's max_batch_size on this GPU."""
         return versions.default_max_batch_size(self.lmdeploy.rules, self.offer.gpu.product)
+
+    def ladder(self, load: Load) -> Ladder:
+        """The settings to try."""
+        if load not in self._ladders:
+            has_prefill = versions.has_option("--max-prefill-token-num", self.lmdeploy.rules)
+            self._ladders[load] = ladder(load, self.pins, self.default_batch, has_prefill)
+        return self._ladders[load]
 
     def settings(self, option: Option, knobs: Knobs) -> Settings:
         """The settings of a candidate, with LMDeploy's own ratio where none is pinned.
@@ -98,7 +101,7 @@ class Scales:
             LmplanError: LMDeploy refuses the settings.
         """
         sized = self.size(option, knobs, load)
-        return self.timed(self.candidate(sized, self.largest_ratio(sized), load), load)
+        return self.candidate(sized, self.largest_ratio(sized), load)
 
     def size(self, option: Option, knobs: Knobs, load: Load) -> Sized:
         """How settings start, and how large their ratio may be.
@@ -184,32 +187,3 @@ class Scales:
             return f"max_batch_size {settings.max_batch_size} is below {load.num_users} users"
         held = f", room for {users} of {load.num_users} users" if users else ""
         return f"{format_gib(max(short, 0), 1)} short at load{held}"
-
-    def timed(self, candidate: Candidate, load: Load) -> Candidate:
-        """The same held against the times of the load as well, at the slow end of the band."""
-        if candidate.lack or (load.latency_ms is None and load.first_token_ms is None):
-            return candidate
-        speed = self.speed(candidate.settings, candidate.kv, load.num_users, load.context_tokens)
-        if speed is None:
-            return replace(candidate, lack=f"the speed of {self.offer.gpu.name} is not known")
-        for what, limit, seconds in (
-            ("a token takes", load.latency_ms, speed.step_seconds.high),
-            ("the first token takes", load.first_token_ms, speed.first_token_seconds.high),
-        ):
-            if limit is not None and seconds * 1000 > limit:
-                lack = f"{what} up to {seconds * 1000:,.0f} ms of {limit:g} allowed"
-                return replace(candidate, speed=speed, lack=lack)
-        return replace(candidate, speed=speed)
-
-    def work(self, settings: Settings, kv: KvCache) -> Work:
-        """The work of a token under these settings."""
-        key = (settings.tp, settings.weights, settings.quant_policy)
-        if key not in self._works:
-            deployment = Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings)
-            self._works[key] = work_of(deployment, pick_engine(deployment), kv.block_bytes / kv.block_tokens)
-        return self._works[key]
-
-    def speed(self, settings: Settings, kv: KvCache, num_users: int, context_tokens: int) -> Speed | None:
-        """Speed under these settings at a load."""
-        deployment = Deployment(self.spec, self.offer.gpu, self.offer.free_bytes, settings)
-        return speed_of(deployment, self.work(settings, kv), num_users, context_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planner.advise.candidates import TP, Offer
 from planner.advise.decision import Decider, Decision, Evaluation
@@ -121,7 +121,7 @@ def advise(
             )
     if num_gpus is None:
         offers = tuple(
-            replace(offer, least_gpus=least_gpus(spec, offer.gpu, version, engine, dtype)) for offer in offers
+            offer._replace(least_gpus=least_gpus(spec, offer.gpu, version, engine, dtype)) for offer in offers
         )
     decider = Decider(spec, offers, version, engine, dtype)
     decider.refuse_what_lmdeploy_refuses()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 from planner.advise.candidates import Pins
-from planner.advise.suggestion import Recommendation, suggest
-from planner.artefacts.deployed import Deployed
+from planner.advise.suggestion import Recommendation, confirm
 from planner.artefacts.launch import api_server_command, served_name
-from planner.artefacts.quantize import first_step
 from planner.engine.base import Deployment
 from planner.errors import UsageError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
+from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide, read_weights
 from planner.model.arch import read_spec
@@ -139,7 +138,12 @@ def estimate(
     memory = estimate_memory(Deployment(spec, chosen, find_free_bytes(free, chosen), settings))
     context_tokens = _context(context, settings.session_len)
     load = _load(spec, context_tokens)
-    recommendation = suggest(memory, engine, dtype, pins, load)
+    recommendation = confirm(memory, engine, dtype, load)
+    if recommendation is None:
+        # With it comes the whole search, a third of all modules; what serves as asked starts without.
+        from planner.advise.changes import change
+
+        recommendation = change(memory, engine, dtype, pins, load)
     checkpoint_bytes, notes = _checkpoint(source, memory)
     return Plan(
         source=source,
@@ -154,7 +158,7 @@ def estimate(
 
 def _request(engine: str | None, dtype: str, pins: Pins) -> Request:
     """What was given, with LMDeploy's defaults where those do not depend on the model, the version or the GPU."""
-    given = {name: value for name, value in asdict(pins).items() if value is not None}
+    given = {name: value for name, value in pins._asdict().items() if value is not None}
     return Request(engine=engine, dtype=dtype, **given)
 
 
@@ -166,11 +170,16 @@ def _load(spec: ModelSpec, context_tokens: int) -> Load:
 
 def _with_first_step(recommendation: Recommendation, model: str, load: Load) -> Recommendation:
     """What has to be made or found before the recommended command can run, named right behind the decision."""
-    if recommendation.estimate is None:
+    best = recommendation.estimate
+    if best is None or best.deployment.settings.weights is WeightsChoice.AS_IS:
         return recommendation
-    step = first_step(Deployed(recommendation.estimate, model, load))
+    # Recipes, which nothing needs that is served as it is.
+    from planner.artefacts.deployed import Deployed
+    from planner.artefacts.quantize import first_step
+
+    step = first_step(Deployed(best, model, load))
     decision, *others = recommendation.why
-    return replace(recommendation, why=(decision, step, *others)) if step else recommendation
+    return recommendation._replace(why=(decision, step, *others)) if step else recommendation
 
 
 def _context(context: int | None, session_len: int) -> int:

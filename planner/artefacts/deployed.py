@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.artefacts.launch import default_settings, model_argument, needs_remote_code
 from planner.footprint import MemoryEstimate
@@ -11,8 +11,7 @@ from planner.lmdeploy.versions import asks_for_remote_code, cli
 from planner.request import Load
 
 
-@dataclass(frozen=True, slots=True)
-class Deployed:
+class Deployed(NamedTuple):
     """A plan to be started.
 
     Attributes:

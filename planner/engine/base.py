@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from planner.hardware.gpu import Gpu
 from planner.lmdeploy.settings import Settings
@@ -15,8 +14,7 @@ from planner.memory.weights import Allocation
 from planner.model.spec import ModelSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
+class Deployment(NamedTuple):
     """A model on GPUs of one kind under settings; `free_bytes` is what each has free before the process starts."""
 
     spec: ModelSpec

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def runs_of(spec: ModelSpec) -> list[Replayed]:
 
 def _alike(one: ModelSpec, other: ModelSpec) -> bool:
     names = other.text.names
-    return (replace(one.text, names=names), one.vision, one.quantization) == (
+    return (one.text._replace(names=names), one.vision, one.quantization) == (
         other.text,
         other.vision,
         other.quantization,
@@ -168,7 +168,7 @@ def one_run(value: dict[str, Any], configs: dict[str, Any]) -> Run:
         product=value["host"]["product"],
         lmdeploy=value["host"].get("lmdeploy") or value["settings"]["lmdeploy"],
         checkpoint_format=value["checkpoint"]["format"],
-        settings={key: wish for key, wish in value["settings"].items() if key in Request.__dataclass_fields__},
+        settings={key: wish for key, wish in value["settings"].items() if key in Request._fields},
         free_before_bytes=value["free_before_bytes"],
         outcome=value["outcome"],
         used_bytes=loaded["used_bytes"][0] if loaded else None,

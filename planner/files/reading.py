@@ -11,9 +11,8 @@ import json
 import os
 import stat
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from planner.errors import UsageError
 from planner.files.escape import shown
@@ -35,8 +34,7 @@ _MAX_DEPTH: Final = 100
 """Published configs reach 6 levels and plans 8; whoever walks a value may recurse."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileKind:
+class FileKind(NamedTuple):
     """What a file is for.
 
     Attributes:

@@ -107,7 +107,7 @@ class _Reader(YamlReader):
         source, spec = found
         longest = spec.text.max_position_embeddings
         if context is None:
-            load = Load(**{**_fields(load), "context_tokens": min(DEFAULT_CONTEXT_TOKENS, longest)})
+            load = Load(**{**load._asdict(), "context_tokens": min(DEFAULT_CONTEXT_TOKENS, longest)})
         elif context > longest:
             self.at(entry, "context", f"context is {context}; {spec.name} ends at {longest} tokens")
         if images and spec.vision is None:
@@ -208,10 +208,6 @@ class _Reader(YamlReader):
                 self.say(line_of(node), f"the name {value.name!r} is taken; give it another `name`")
             found.append(value)
         return found
-
-
-def _fields(load: Load) -> dict[str, Any]:
-    return {name: getattr(load, name) for name in Load.__dataclass_fields__}
 
 
 def _one_line(error: LmplanError) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from planner.errors import CheckFailedError, EnvironmentProblem, LmplanError, UsageError
 from planner.files import reading
@@ -40,8 +39,7 @@ _IDENTITY: Final = ("product", "driver", "engine", "lmdeploy")
 _INSTEAD: Final = "the shipped figures stand in (`lmplan calibrate --reset` removes the file)"
 
 
-@dataclass(frozen=True, slots=True)
-class Hosts:
+class Hosts(NamedTuple):
     """What the file holds: the entries that can be used, and what was left out and why.
 
     `foreign` is a file that is none of lmplan's, or a newer lmplan's: it is not written over.

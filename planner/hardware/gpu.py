@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from planner.data import read_toml, read_toml_table
 from planner.errors import UsageError, perhaps
@@ -16,8 +15,7 @@ _SEPARATORS = str.maketrans("", "", " -_.")
 """What does not count in a name: RTX4090, rtx_4090 and rtx-4090 are one card."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
+class Gpu(NamedTuple):
     """One GPU, or the part of one that a process may use.
 
     Attributes:
@@ -164,8 +162,7 @@ def _slice(name: str, entry: dict[str, Any], card: dict[str, Any]) -> Gpu:
     def scaled(rate: int) -> int:
         return round(rate * share)
 
-    return replace(
-        parent,
+    return parent._replace(
         name=name,
         memory_total_bytes=entry["memory_total_bytes"],
         memory_source=f"{entry['memory_total_kind']}: {entry['memory_total_source']}",

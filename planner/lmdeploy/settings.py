@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.errors import UnsupportedModelError, UsageError
 from planner.hardware.gpu import Gpu
@@ -24,8 +24,7 @@ DTYPES = {"float16": DType.F16, "bfloat16": DType.BF16}
 """``--dtype`` besides auto (`lmdeploy/cli/utils.py`, ArgumentHelper.dtype)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What the user asked for, in the words that were typed; None is "the default"."""
 
     engine: str | None = None
@@ -39,8 +38,7 @@ class Request:
     max_prefill_token_num: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """Every setting decided. Tokens are tokens; `dtype` is that of the activations.
 
     `cache_max_entry_count` below 1 is a share of the memory that is free, from 1 on a number of blocks.
@@ -121,32 +119,37 @@ def defaults(settings: Settings, spec: ModelSpec, gpu: Gpu) -> Settings:
 
 def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, notes: list[str]) -> EngineName:
     """The engine asked for, or the first that takes the model, as LMDeploy chooses (`lmdeploy/archs.py`)."""
-    known = {engine: versions.architectures(engine, lmdeploy.rules) for engine in EngineName}
-    needed = {spec.architecture, spec.text.architecture}
-    takers = [engine for engine in EngineName if needed <= set(known[engine])]
+
+    def takes(engine: EngineName) -> bool:
+        needed = (spec.architecture, spec.text.architecture)
+        return all(versions.takes(engine, architecture, lmdeploy.rules) for architecture in needed)
+
+    takers = (engine for engine in EngineName if takes(engine))
     if wanted is not None:
         if wanted not in EngineName.words():
             raise UsageError(f"--engine is {wanted!r}; expected one of {', '.join(EngineName)}")
         engine = EngineName(wanted)
-        if not known[engine]:
+        if not versions.architectures(engine, lmdeploy.rules):
             raise UsageError(
                 f"the {engine.heading} of LMDeploy {lmdeploy.version} is not planned; its rules are known for 0.18.0"
             )
-        if engine not in takers:
+        if not takes(engine):
+            other = next(takers, None)
             raise UnsupportedModelError(
                 f"the {engine} engine of LMDeploy {lmdeploy.version} does not take {_named(spec)}",
-                f"Try --engine {takers[0]}" if takers else _takers(known),
+                f"Try --engine {other}" if other else _takers(lmdeploy),
             )
         return engine
-    if not takers:
-        raise UnsupportedModelError(f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(known))
+    taker = next(takers, None)
+    if taker is None:
+        raise UnsupportedModelError(f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(lmdeploy))
     first, *_ = EngineName
-    if takers[0] is not first:
+    if taker is not first:
         notes.append(
             f"{first.heading} of LMDeploy {lmdeploy.version} does not take {_named(spec)}; "
-            f"LMDeploy falls back to its {takers[0].heading}"
+            f"LMDeploy falls back to its {taker.heading}"
         )
-    return takers[0]
+    return taker
 
 
 def _named(spec: ModelSpec) -> str:
@@ -155,9 +158,9 @@ def _named(spec: ModelSpec) -> str:
     return f"{spec.architecture} with {spec.text.architecture}"
 
 
-def _takers(known: dict[EngineName, tuple[str, ...]]) -> str:
+def _takers(lmdeploy: LmdeployVersion) -> str:
     first, *_ = EngineName
-    return f"{first.heading} takes " + ", ".join(sorted(known[first]))
+    return f"{first.heading} takes " + ", ".join(sorted(versions.architectures(first, lmdeploy.rules)))
 
 
 def makes_fp8(engine: EngineName) -> bool:

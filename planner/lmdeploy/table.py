@@ -1,4 +1,7 @@
-"""Reading `planner/data/lmdeploy.toml`: the entry of a section that holds for a version, checked against its schema."""
+"""Reading `planner/data/lmdeploy.toml`: the entry of a section that holds for a version, checked against its schema.
+
+What is read is checked when it is read; `planner.lmdeploy.versions.check` checks all of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from packaging.version import InvalidVersion, Version
 
-from planner.data import read_toml
+from planner.data import parse_toml, read_toml_at, toml_tables
 from planner.errors import UsageError
 from planner.kinds import Word
 
@@ -35,7 +38,6 @@ class Table:
     def __init__(self, data: Mapping[str, Any], file: str = FILE) -> None:
         self._data = data
         self._file = file
-        self._checked: set[tuple[str, ...]] = set()
 
     def at(self, path: str) -> Any:
         """What stands at a dotted path."""
@@ -50,18 +52,26 @@ class Table:
         """The keys of all `sections` that hold for a version, as one object.
 
         Raises:
-            TableError: what the table says cannot be used.
+            TableError: what the table says for that version cannot be used.
             UsageError: no band holds the version; only the PyTorch engine's part has such gaps.
         """
-        self.check_bands(schema, sections)
+        left = set(_fields(schema))
         values: dict[str, Any] = {}
         for section in sections:
-            values |= self._values(schema, section, self.band(section, version))
+            entry = self.band(section, version)
+            self._known(schema, section, entry, left)
+            left -= set(entry)
+            values |= self._values(schema, section, entry)
+        self._nothing_left(schema, sections, left)
         return _made(schema, values)
 
     def band(self, section: str, version: Version) -> Band:
         """The one band of a section that holds a version."""
         return band(self.at(section), version)
+
+    def named(self, path: str, name: str) -> Band | None:
+        """The entry of a list that has this name, None where there is none."""
+        return next((entry for entry in self.at(path) if entry["name"] == name), None)
 
     def one(self, schema: type[Schema], path: str, value: Band | None = None) -> Schema:
         """A table without bands: the one at `path`, or `value`, which stands somewhere in it."""
@@ -71,9 +81,7 @@ class Table:
         return _made(schema, self._values(schema, path, entry))
 
     def check_bands(self, schema: type[Schema], sections: tuple[str, ...]) -> None:
-        """Whether the bands of each section meet, and together say everything that the schema asks, once."""
-        if sections in self._checked:
-            return
+        """Whether the bands of each section meet, say the same keys and together all that the schema asks, once."""
         left = set(_fields(schema))
         for section in sections:
             bands: list[Band] = self.at(section)
@@ -83,10 +91,7 @@ class Table:
                 self._known(schema, section, entry, left)
                 self._complete(schema, section, entry, keys)
             left -= keys
-        left -= set(_defaults(schema))
-        if left:
-            raise self._error(" ".join(sections), None, f"no section says {', '.join(sorted(left))}")
-        self._checked.add(sections)
+        self._nothing_left(schema, sections, left)
 
     def check_values(self, schema: type[Schema], sections: tuple[str, ...]) -> None:
         """`check_bands`, and whether every value of every band can be used."""
@@ -127,6 +132,11 @@ class Table:
         for key in _fields(schema):
             if key in keys and key not in entry and key not in _defaults(schema):
                 raise self._error(path, entry, f"{key} is missing")
+
+    def _nothing_left(self, schema: type[Schema], sections: tuple[str, ...], left: set[str]) -> None:
+        missing = left - set(_defaults(schema))
+        if missing:
+            raise self._error(" ".join(sections), None, f"no section says {', '.join(sorted(missing))}")
 
     def _values(self, schema: type[Schema], path: str, entry: Band) -> dict[str, Any]:
         kinds = schema.__annotations__
@@ -169,10 +179,39 @@ def _made(schema: Callable[..., Schema], values: dict[str, Any]) -> Schema:
     return schema(**values)
 
 
+class ShippedTable(Table):
+    """The table that lmplan ships. Of the file only what is asked for is parsed: all of it takes a tenth of a start."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def at(self, path: str) -> Any:
+        """What stands at a dotted path."""
+        try:
+            return read_toml_at(self._file, path)
+        except KeyError as error:
+            raise self._error(path, None, f"there is no {error.args[0]}") from None
+
+    def band(self, section: str, version: Version) -> Band:
+        """The one band of a section that holds a version. The line behind its header says the `versions` of a band."""
+        texts = toml_tables(self._file)[section]
+        spans = [{"text": text, **parse_toml(text.split("\n", 2)[1])} for text in texts]
+        held: Band = parse_toml(band(spans, version)["text"].partition("\n")[2])
+        return held
+
+    def named(self, path: str, name: str) -> Band | None:
+        """The entry of a list that has this name, or None. Each entry has a line, which begins with its name."""
+        table, _, _ = path.rpartition(".")
+        (text,) = toml_tables(self._file)[table]
+        lines = (line for line in text.splitlines() if line.startswith(f'  {{ name = "{name}", '))
+        entries = (parse_toml(f"entry = {line.rstrip(',')}")["entry"] for line in lines)
+        return next((entry for entry in entries if entry["name"] == name), None)
+
+
 @cache
 def shipped() -> Table:
     """The table that lmplan ships."""
-    return Table(read_toml(FILE))
+    return ShippedTable()
 
 
 @cache

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from packaging.version import InvalidVersion, Version
 
 from planner.errors import UsageError
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy.rules import (
+    Architecture,
     Architectures,
     ChatRules,
     Choices,
@@ -31,8 +31,7 @@ TURBOMIND: Final = tuple(f"turbomind.{part}" for part in ("kv_budget", "kv_layou
 PYTORCH: Final = tuple(f"pytorch.{part}" for part in ("kv_budget", "kv_layout", "weights", "cuda_graphs"))
 
 
-@dataclass(frozen=True, slots=True)
-class LmdeployVersion:
+class LmdeployVersion(NamedTuple):
     """A version in hand and the version whose rules stand in for it.
 
     `rules` differs from `version` for a version newer than every known one, and `note` then says so.
@@ -102,22 +101,35 @@ def architectures(engine: EngineName, version: Version) -> tuple[str, ...]:
 @cache
 def turbomind_architectures(version: Version) -> tuple[str, ...]:
     """The architectures that TurboMind takes in `version`."""
-    entries = _turbomind_architectures().list
+    entries = shipped().one(Architectures, "turbomind.architectures").list
     return tuple(entry.name for entry in entries if holds(entry.versions, version))
+
+
+@cache
+def takes(engine: EngineName, architecture: str, version: Version) -> bool:
+    """Whether an engine takes an architecture in `version`; False where that is not known."""
+    match engine:
+        case EngineName.TURBOMIND:
+            entry = _turbomind_architecture(architecture)
+            return entry is not None and holds(entry.versions, version)
+        case EngineName.PYTORCH:
+            return architecture in pytorch_architectures(version)
+        case _:
+            assert_never(engine)
 
 
 @cache
 def native_vision(architecture: str, version: Version) -> bool:
     """Whether TurboMind itself runs the vision tower of `architecture` in `version`."""
-    for entry in _turbomind_architectures().list:
-        if entry.name == architecture and entry.native_vision:
-            return holds(entry.native_vision, version)
-    return False
+    entry = _turbomind_architecture(architecture)
+    return entry is not None and bool(entry.native_vision) and holds(entry.native_vision, version)
 
 
 @cache
-def _turbomind_architectures() -> Architectures:
-    return shipped().one(Architectures, "turbomind.architectures")
+def _turbomind_architecture(name: str) -> Architecture | None:
+    path = "turbomind.architectures.list"
+    entry = shipped().named(path, name)
+    return shipped().one(Architecture, path, entry) if entry is not None else None
 
 
 @cache
@@ -152,7 +164,7 @@ def cli() -> Cli:
 @cache
 def find_option(name: str) -> CliOption | None:
     """What is known of an option of `lmdeploy serve api_server` or `lmdeploy chat`; None for another's."""
-    entry = _options().get(name)
+    entry = shipped().named("cli.options", name)
     return shipped().one(CliOption, "cli.options", entry) if entry is not None else None
 
 
@@ -178,7 +190,8 @@ def spelled(typed: str, version: Version) -> str:
 
 def options(version: Version) -> tuple[str, ...]:
     """The options that `lmdeploy serve api_server` of `version` knows."""
-    return tuple(name for name in _options() if has_option(name, version))
+    names = (entry["name"] for entry in shipped().at("cli.options"))
+    return tuple(name for name in names if has_option(name, version))
 
 
 @cache
@@ -194,11 +207,6 @@ def asks_for_remote_code(version: Version) -> bool:
     """Whether a model's own code runs only where ``--trust-remote-code`` is given."""
     rules = shipped().rules(TrustRemoteCode, ("cli.trust_remote_code",), version)
     return rules.behaviour is RemoteCode.OPT_IN
-
-
-@cache
-def _options() -> dict[str, dict[str, object]]:
-    return {entry["name"]: entry for entry in shipped().at("cli.options")}
 
 
 def check(table: Table) -> None:

@@ -6,7 +6,7 @@ A new attention kind is a case in each `match` below; engines know attention by 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.errors import not_planned
 from planner.kinds import assert_never
@@ -16,16 +16,14 @@ from planner.model.layers import Attention, GatedDeltaNet, GroupedQueryAttention
 from planner.model.spec import TextModel
 
 
-@dataclass(frozen=True, slots=True)
-class Cached:
+class Cached(NamedTuple):
     """What a token leaves in the KV cache of one rank and layer: keys, or values, of `num_heads` x `width` elements."""
 
     num_heads: int
     width: int
 
 
-@dataclass(frozen=True, slots=True)
-class RankAttention:
+class RankAttention(NamedTuple):
     """Attention of one layer on one rank. Widths are elements a token.
 
     Attributes:

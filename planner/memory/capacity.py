@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from planner.units import ceil_div
 
 
-@dataclass(frozen=True, slots=True)
-class KvCache:
+class KvCache(NamedTuple):
     """Blocks of one size for all layers. Who wants to know what sequences take asks the methods: where windows end what
     a sequence keeps, or sequences have a state beside their tokens, these answer otherwise.
 
@@ -26,7 +25,7 @@ class KvCache:
     blocks: int
     tokens: int
     formula: str
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def token_bytes(self) -> float:

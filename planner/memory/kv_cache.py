@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.memory.attention import on_rank
 from planner.memory.capacity import KvCache
@@ -65,8 +64,7 @@ def block_formula(text: TextModel, quant_policy: int, block_tokens: int, paralle
     return " + ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class SlabLayout:
+class SlabLayout(NamedTuple):
     """How blocks of one size share slabs: `slab_bytes` holds `blocks_per_slab` of them."""
 
     slab_bytes: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from planner.model.tensors import LINEAR_ROLES, Role
 
@@ -55,8 +55,7 @@ class LinearKind(Enum):
         return self.role in LINEAR_ROLES
 
 
-@dataclass(frozen=True, slots=True)
-class FusedLinear:
+class FusedLinear(NamedTuple):
     """A linear of one layer on one rank, `num_in` x `num_out`.
 
     `modules` are the checkpoint's names, inside a layer, of what is fused in it; a layer has it `num_experts` times.
@@ -70,8 +69,7 @@ class FusedLinear:
     num_experts: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class LinearShape:
+class LinearShape(NamedTuple):
     """Linears of `num_layers` layers on one rank, each `num_in` x `num_out` and `num_experts` times in a layer.
 
     `quantized` when they are in the checkpoint's format and not in 16 bits.
@@ -86,7 +84,7 @@ class LinearShape:
     num_experts: int = 1
 
     @property
-    def count(self) -> int:
+    def num_linears(self) -> int:
         """How many there are."""
         return self.num_layers * self.num_experts
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from planner.units import ceil_div, round_up
 
 
-@dataclass(frozen=True, slots=True)
-class Parallelism:
+class Parallelism(NamedTuple):
     """The ranks of a deployment, one GPU each.
 
     `tp` of them cut every layer between them (tensor parallelism). Other ways to share are further fields here, so that
@@ -31,8 +30,7 @@ class Parallelism:
         return ceil_div(num_kv_heads, self.tp)
 
 
-@dataclass(frozen=True, slots=True)
-class Sharding:
+class Sharding(NamedTuple):
     """How one version splits weights over the ranks.
 
     Attributes:
@@ -41,7 +39,7 @@ class Sharding:
         intermediate_multiple: an MLP's intermediate size is padded to a multiple of this times tp; 1 for no padding.
     """
 
-    parallelism: Parallelism = field(default_factory=Parallelism)
+    parallelism: Parallelism = Parallelism()
     embedding_sharded: bool = False
     lm_head_sharded: bool = False
     vocab_multiple: int = 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.errors import UnsupportedModelError, not_planned
 from planner.memory import attention, mlp
@@ -37,24 +36,23 @@ class AllocationKind(Enum):
     LAYER_SCALE = "layer scale"
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """`count` equal allocations of `size_bytes` each on one rank's GPU; `linear` is the linear that they belong to."""
+class Allocation(NamedTuple):
+    """`num_allocations` times `size_bytes` on one rank's GPU; `linear` is the linear that they belong to."""
 
     kind: AllocationKind
     size_bytes: int
-    count: int = 1
+    num_allocations: int = 1
     linear: LinearKind | None = None
 
     @property
     def total_bytes(self) -> int:
         """Bytes asked for."""
-        return self.size_bytes * self.count
+        return self.size_bytes * self.num_allocations
 
     @property
     def aligned_bytes(self) -> int:
         """Bytes that they take inside a pool."""
-        return aligned(self.size_bytes) * self.count
+        return aligned(self.size_bytes) * self.num_allocations
 
     @property
     def is_expert(self) -> bool:
@@ -64,7 +62,7 @@ class Allocation:
 
 def of_linear(linear: LinearShape, kind: AllocationKind, size_bytes: int) -> Allocation:
     """An allocation of `size_bytes` for each of the linears."""
-    return Allocation(kind, size_bytes, linear.count, linear.kind)
+    return Allocation(kind, size_bytes, linear.num_linears, linear.kind)
 
 
 def plain_linear(linear: LinearShape) -> Allocation:

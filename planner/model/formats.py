@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from planner.errors import ConfigError, UnsupportedModelError
 from planner.kinds import WeightsChoice, assert_never
@@ -48,8 +47,8 @@ def divide(groups: Iterable[TensorGroup], quantization: Quantization) -> Iterato
         elif len(held) == len(layers):
             yield group, False
         else:
-            yield replace(group, layers=tuple(layer for layer in layers if layer in held)), False
-            yield replace(group, layers=tuple(layer for layer in layers if layer not in held)), True
+            yield group._replace(layers=tuple(layer for layer in layers if layer in held)), False
+            yield group._replace(layers=tuple(layer for layer in layers if layer not in held)), True
 
 
 def _is_linear(group: TensorGroup) -> bool:
@@ -96,7 +95,7 @@ def _replace(group: TensorGroup, quantization: Quantization) -> Iterator[TensorG
     stem = group.name.removesuffix(_WEIGHT)
 
     def tensor(suffix: str, shape: tuple[int, ...], dtype: DType) -> TensorGroup:
-        return replace(group, name=f"{stem}.{suffix}", shape=shape, dtype=dtype)
+        return group._replace(name=f"{stem}.{suffix}", shape=shape, dtype=dtype)
 
     def divided(num_outputs: int = 1) -> int:
         """Groups of inputs; `num_outputs` are packed to a word."""
@@ -140,15 +139,15 @@ def _fp8(group: TensorGroup, quantization: Quantization) -> Iterator[TensorGroup
     *experts, num_out, num_in = group.shape
     size, stem = quantization.group_size, group.name.removesuffix(_WEIGHT)
     joint = "_" if experts else "."
-    yield replace(group, dtype=quantization.weight_dtype)
+    yield group._replace(dtype=quantization.weight_dtype)
     if size:
         # Qwen3's published fp8 checkpoints keep the block scales in the model's own float type.
         shape = (*experts, ceil_div(num_out, size), ceil_div(num_in, size))
         name = f"{stem}{joint}scale_inv" if experts else f"{stem}.weight_scale_inv"
-        yield replace(group, name=name, shape=shape)
+        yield group._replace(name=name, shape=shape)
         return
     for name in ("weight_scale", "input_scale") if quantization.static else ("weight_scale",):
-        yield replace(group, name=f"{stem}{joint}{name}", shape=tuple(experts), dtype=DType.F32)
+        yield group._replace(name=f"{stem}{joint}{name}", shape=tuple(experts), dtype=DType.F32)
 
 
 def _microscaled(group: TensorGroup) -> Iterator[TensorGroup]:
@@ -159,8 +158,8 @@ def _microscaled(group: TensorGroup) -> Iterator[TensorGroup]:
             f"{group.name.format(layer=0)} has {num_in} inputs, which groups of {_MX_GROUP} do not divide"
         )
     blocks = (num_experts, num_out, num_in // _MX_GROUP)
-    yield replace(group, name=f"{group.name}_blocks", shape=(*blocks, _MX_GROUP // 2), dtype=DType.U8)
-    yield replace(group, name=f"{group.name}_scales", shape=blocks, dtype=DType.U8)
+    yield group._replace(name=f"{group.name}_blocks", shape=(*blocks, _MX_GROUP // 2), dtype=DType.U8)
+    yield group._replace(name=f"{group.name}_scales", shape=blocks, dtype=DType.U8)
 
 
 def choose(spec: ModelSpec, weights: WeightsChoice) -> Quantization | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 
 from planner.model.dtypes import DType
@@ -79,6 +78,6 @@ def _prediction(text: TextModel, prediction: PredictionLayers, dtype: DType) -> 
         *(beside.linear(name, hidden, text.vocab_size, role) for name in prediction.tables),
     )
     for group in parts:
-        yield replace(group, role=role)
+        yield group._replace(role=role)
     for group in _layer(text, prediction.group, dtype, prediction.layer):
-        yield replace(group, role=Role.PREDICTION_LINEAR if group.role in LINEAR_ROLES else role)
+        yield group._replace(role=Role.PREDICTION_LINEAR if group.role in LINEAR_ROLES else role)

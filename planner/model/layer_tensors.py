@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.kinds import assert_never
 from planner.model.dtypes import DType
@@ -21,8 +21,7 @@ from planner.model.names import TensorNames
 from planner.model.tensors import Role, TensorGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Layers:
+class Layers(NamedTuple):
     """Makes the tensors of decoder layers that are alike; names stand behind `stem`, which holds ``{layer}``.
 
     Without `layers` the tensors are of no layer.

@@ -2,18 +2,18 @@
 
 A family is a choice among these kinds and never a kind itself. Whoever takes a kind apart does so with a `match` that
 ends in `assert_never`, so the type checker lists the places that a new one has to enter.
+
+Kinds of one union differ in their number of fields, so that none is ever equal to another: they are tuples. Annotations
+are not postponed in this module: a named tuple compiles those that are, fifty of them at every start.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from planner.kinds import assert_never
 
 
-@dataclass(frozen=True, slots=True)
-class GroupedQueryAttention:
+class GroupedQueryAttention(NamedTuple):
     """Attention whose `num_heads` query heads share `num_kv_heads` key and value heads.
 
     Attributes:
@@ -46,8 +46,7 @@ class GroupedQueryAttention:
         return self.num_kv_heads * self.head_dim
 
 
-@dataclass(frozen=True, slots=True)
-class Indexer:
+class Indexer(NamedTuple):
     """Picks the `topk` tokens that latent attention looks at: `num_heads` small queries of `head_dim` against one key a
     token, which is cached beside the latent (DeepSeek-V3.2).
     """
@@ -57,8 +56,7 @@ class Indexer:
     topk: int
 
 
-@dataclass(frozen=True, slots=True)
-class LatentAttention:
+class LatentAttention(NamedTuple):
     """Attention over keys and values that one latent vector a token holds for all heads (MLA).
 
     Attributes:
@@ -95,8 +93,7 @@ class LatentAttention:
         return self.kv_lora_rank + self.qk_rope_head_dim
 
 
-@dataclass(frozen=True, slots=True)
-class GatedDeltaNet:
+class GatedDeltaNet(NamedTuple):
     """Linear attention with a gated delta rule: a state of fixed size a sequence in place of keys and values.
 
     The state is `num_value_heads` matrices [value_head_dim, key_head_dim] and the last inputs of a convolution of
@@ -142,16 +139,14 @@ class ExpertStorage(Enum):
     PACKED_TRANSPOSED = "packed, inputs first"
 
 
-@dataclass(frozen=True, slots=True)
-class DenseMlp:
+class DenseMlp(NamedTuple):
     """A gated MLP: gate and up [intermediate, hidden], down [hidden, intermediate]."""
 
     intermediate_size: int
     bias: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class MoeMlp:
+class MoeMlp(NamedTuple):
     """A router over `num_experts` gated MLPs, of which a token meets `num_experts_per_tok`, and perhaps a shared one.
 
     Attributes:
@@ -191,8 +186,7 @@ def routed_experts(mlp: Mlp) -> MoeMlp | None:
             assert_never(mlp)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerGroup:
+class LayerGroup(NamedTuple):
     """Decoder layers of one make; `layers` are their indices in the checkpoint."""
 
     layers: tuple[int, ...]

@@ -1,12 +1,12 @@
-"""How a family names its tensors."""
+"""How a family names its tensors.
 
-from __future__ import annotations
+Annotations are not postponed in this module: see `planner.model.layers`.
+"""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class TensorNames:
+class TensorNames(NamedTuple):
     """Names inside a layer stand behind `layer`, which holds ``{layer}``.
 
     What a checkpoint keeps fused has a name of its own, empty where it is not fused: queries, keys and values in `qkv`,

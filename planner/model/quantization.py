@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from planner.model.dtypes import DType
 
@@ -22,8 +22,7 @@ class QuantMethod(Enum):
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
-class Quantization:
+class Quantization(NamedTuple):
     """How a checkpoint stores the linears of its decoder layers.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from planner.model.checkpoint import Checkpoint, HeaderTensor
@@ -75,7 +75,7 @@ def _group_differences(members: _Members) -> Iterator[str]:
     name = group.name.replace("{layer}", "*").replace("{expert}", "*")
 
     def of_all(number: int) -> str:
-        return "" if group.count == 1 else f" ({number} of {group.count} tensors)"
+        return "" if group.num_tensors == 1 else f" ({number} of {group.num_tensors} tensors)"
 
     if members.missing:
         yield f"{name}: missing{of_all(len(members.missing))}"
@@ -128,7 +128,7 @@ def _adopted(members: _Members) -> Iterator[TensorGroup]:
     for where, tensor in members.stored.items():
         kinds.setdefault((tensor.shape, tensor.dtype), []).append(where)
     for (shape, dtype), places in kinds.items():
-        alike = replace(group, shape=shape, dtype=dtype)
+        alike = group._replace(shape=shape, dtype=dtype)
         # A group spells out whole layers; layers of which only some experts are of this kind go one by one.
         by_layer: dict[int | None, list[int | None]] = {}
         for layer, expert in places:
@@ -138,9 +138,9 @@ def _adopted(members: _Members) -> Iterator[TensorGroup]:
         if layers == (None,):
             yield alike
         elif layers:
-            yield replace(alike, layers=tuple(layer for layer in layers if layer is not None))
+            yield alike._replace(layers=tuple(layer for layer in layers if layer is not None))
         for layer, experts in by_layer.items():
             if len(experts) < whole:
                 for expert in experts:
                     name = group.name.replace("{expert}", str(expert))
-                    yield replace(alike, name=name, layers=() if layer is None else (layer,), num_experts=0)
+                    yield alike._replace(name=name, layers=() if layer is None else (layer,), num_experts=0)

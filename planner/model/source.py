@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError, perhaps
 from planner.model import catalog
@@ -26,8 +25,7 @@ _KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or 
 Origin = Literal["folder", "file", "catalog", "cache", "hub"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSource:
+class ModelSource(NamedTuple):
     """A model as found.
 
     Attributes:

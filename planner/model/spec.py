@@ -2,11 +2,11 @@
 
 A model is a tuple of layer groups (`planner.model.layers`), what stands before and behind them, and perhaps a vision
 tower. Tensors that no engine loads are part of it as well: they take room in the file.
+
+Annotations are not postponed in this module: see `planner.model.layers`.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.model.dtypes import DType
 from planner.model.layers import LayerGroup
@@ -16,8 +16,7 @@ from planner.model.tensors import TensorGroup
 from planner.model.vision import VisionTower
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreLinear:
+class ScoreLinear(NamedTuple):
     """A linear of a reward model's head, [num_out, hidden]; the last has one output, the score."""
 
     name: str
@@ -25,8 +24,7 @@ class ScoreLinear:
     bias: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionLayers:
+class PredictionLayers(NamedTuple):
     """Layers that predict further tokens (MTP, nextn). They lie in the file; engines load them for speculative decoding
     alone.
 
@@ -46,8 +44,7 @@ class PredictionLayers:
     tables: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TextModel:
+class TextModel(NamedTuple):
     """The decoder. `max_position_embeddings` is in tokens; `prefix` stands before every name in a VLM.
 
     Attributes:
@@ -82,8 +79,7 @@ class TextModel:
         return sum(len(group.layers) for group in self.layer_groups)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
+class ModelSpec(NamedTuple):
     """Everything that lmplan knows of a model. `dtype` is that of the checkpoint's float tensors."""
 
     name: str

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from planner.model.dtypes import DType
 
@@ -44,8 +44,7 @@ UNLOADED_ROLES = frozenset({Role.PREDICTION, Role.PREDICTION_LINEAR, Role.UNUSED
 VISION_ROLES = frozenset({Role.VISION, Role.PROJECTOR})
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor of a checkpoint; `shape` is in storage order, a linear being [out, in]."""
 
     name: str
@@ -64,8 +63,7 @@ class Tensor:
         return self.dtype.size_bytes(self.num_elements)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorGroup:
+class TensorGroup(NamedTuple):
     """Tensors alike in all but their numbers.
 
     `name` may hold ``{layer}`` and ``{expert}``; `layers` lists the layer indices (empty: not in a layer) and
@@ -80,14 +78,14 @@ class TensorGroup:
     num_experts: int = 0
 
     @property
-    def count(self) -> int:
+    def num_tensors(self) -> int:
         """Number of tensors in the group."""
         return max(len(self.layers), 1) * max(self.num_experts, 1)
 
     @property
     def num_elements(self) -> int:
         """Elements of all tensors together."""
-        return math.prod(self.shape) * self.count
+        return math.prod(self.shape) * self.num_tensors
 
     @property
     def size_bytes(self) -> int:

@@ -1,12 +1,12 @@
-"""Vision towers, by kind, and how checkpoints name their tensors."""
+"""Vision towers, by kind, and how checkpoints name their tensors.
 
-from __future__ import annotations
+Annotations are not postponed in this module: see `planner.model.layers`.
+"""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class VisionNames:
+class VisionNames(NamedTuple):
     """How a checkpoint names the tensors of its tower; `layer` holds ``{layer}``, and `qkv` is one name where they are
     fused. Those of the class token and the positions stand behind `embeddings`.
     """
@@ -23,8 +23,7 @@ class VisionNames:
     projector: tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class VisionTower:
+class VisionTower(NamedTuple):
     """An InternViT tower and its projector (pixel shuffle, layer norm, two linears).
 
     Sizes of the square image and patch in pixels.

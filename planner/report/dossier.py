@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from planner import __version__
 from planner.advise.candidates import Knobs, Option
@@ -128,9 +128,9 @@ def _curves(advice: Advice) -> tuple[Curve, ...]:
     knobs = Knobs(None, mine.settings.max_batch_size, mine.settings.max_prefill_token_num)
     curves = []
     for quant_policy in (0, 8, 4):
-        option = replace(mine.option, quant_policy=quant_policy)
+        option = mine.option._replace(quant_policy=quant_policy)
         try:
-            candidate = search.weigh(option, knobs, replace(load, latency_ms=None, first_token_ms=None))
+            candidate = search.weigh(option, knobs, load._replace(latency_ms=None, first_token_ms=None))
         except LmplanError:
             continue
         points = tuple((c, candidate.kv.room_for(c)) for c in contexts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from planner.api.estimate import Plan
 from planner.evidence import bands
 from planner.lmdeploy.options import value_word
@@ -46,7 +44,7 @@ def title(name: str) -> str:
 
 def short_evidence(evidence: Evidence) -> str:
     """The evidence up to its first clause, for a table."""
-    return str(replace(evidence, detail=evidence.detail.partition(";")[0]))
+    return str(evidence._replace(detail=evidence.detail.partition(";")[0]))
 
 
 def headline(plan: Plan) -> str:

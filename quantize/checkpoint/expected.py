@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from planner.model import formats
@@ -37,7 +37,7 @@ class ExpectedCheckpoint:
     @property
     def num_linears(self) -> int:
         """Linears that are packed, each a line of LMDeploy's output."""
-        return sum(group.count for group in self.quantized)
+        return sum(group.num_tensors for group in self.quantized)
 
 
 def expect(
@@ -58,10 +58,10 @@ def expect(
     Raises:
         UnsupportedModelError: a linear that groups or packing do not divide.
     """
-    plain = inventory(replace(spec, dtype=dtype, quantization=None))
+    plain = inventory(spec._replace(dtype=dtype, quantization=None))
     groups = formats.store(plain, quantization)
     if file_format == "bin":
-        overhead_bytes = _BIN_BYTES_PER_TENSOR * sum(group.count for group in groups)
+        overhead_bytes = _BIN_BYTES_PER_TENSOR * sum(group.num_tensors for group in groups)
     else:
         overhead_bytes = len(safetensors_header(groups)[0])
     tensor_bytes = size_bytes(groups)

@@ -212,7 +212,7 @@ def _refuse_settings(names: tuple[str, ...]) -> None:
 
 def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
     value = read_estimate(path)
-    settings = {key: setting for key, setting in value["settings"].items() if key in Request.__dataclass_fields__}
+    settings = {key: setting for key, setting in value["settings"].items() if key in Request._fields}
     return model or str(value["model"]["name"]), {**settings, "lmdeploy": value["settings"]["lmdeploy"]}
 
 

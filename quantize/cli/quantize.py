@@ -81,6 +81,8 @@ def inspect_command(folder: Path, as_json: bool) -> None:
     inspection = inspect_folder(folder)
     if as_json:
         answer = {"folder": str(folder), "passed": inspection.passed, **asdict(inspection)}
+        if inspection.quantization is not None:
+            answer["quantization"] = inspection.quantization._asdict()
         click.echo(json.dumps(answer, indent=2, default=str))  # a method goes by its name
     else:
         click.echo(report.inspection_text(inspection, folder))

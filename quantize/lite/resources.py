@@ -157,7 +157,7 @@ def _packing_bytes(expected: ExpectedCheckpoint) -> int:
 
 def _statistics_bytes(expected: ExpectedCheckpoint) -> int:
     """inputs_stats.pth and outputs_stats.pth: five half-precision vectors for each side of each linear."""
-    return sum(5 * 2 * (group.shape[0] + group.shape[1]) * group.count for group in expected.quantized)
+    return sum(5 * 2 * (group.shape[0] + group.shape[1]) * group.num_tensors for group in expected.quantized)
 
 
 def _phase_seconds(
@@ -177,7 +177,7 @@ def _phase_seconds(
     calibration += batches * spec.text.num_layers * speed.batch_s
     if recipe.search_scale:
         calibration *= _SEARCH_FACTOR
-    columns = sum(group.shape[0] * group.count for group in expected.quantized)
+    columns = sum(group.shape[0] * group.num_tensors for group in expected.quantized)
     gib = weights_bytes / GIB
     return {
         Phase.LOADING: speed.start_s + speed.load_gib_s * gib,

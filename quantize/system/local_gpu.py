@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from planner.hardware.gpu import Gpu, catalog
 from quantize.system.nvml import GpuFacts, Nvml
 
@@ -22,4 +20,4 @@ def local_gpu(index: int = 0) -> tuple[Gpu, GpuFacts]:
         gpu = Gpu(facts.product, facts.product, facts.usable_bytes, "the driver", facts.compute_capability)
         return gpu, facts
     nearest = min(matches, key=lambda gpu: abs(gpu.memory_total_bytes - facts.usable_bytes))
-    return replace(nearest, memory_total_bytes=facts.usable_bytes, memory_source="the driver"), facts
+    return nearest._replace(memory_total_bytes=facts.usable_bytes, memory_source="the driver"), facts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -48,7 +47,7 @@ GPUS = {name: find_gpu(name) for name in ("v100-32g", "a100-80g", "h100", "t4")}
 def _same(one: Settings, other: Settings) -> bool:
     """Whether two settings start the same server. A served checkpoint says itself how it is quantized."""
     plain = {"weights": WeightsChoice.AS_IS, "notes": ()}
-    return replace(one, **plain) == replace(other, **plain)
+    return one._replace(**plain) == other._replace(**plain)
 
 
 @settings(max_examples=examples(400), deadline=None)
@@ -81,7 +80,7 @@ def test_what_is_printed_reads_back_as_the_same_plan(model: str, gpu: str, text:
     line = shlex.join(["lmdeploy", "serve", "api_server", "./served", *words])
     pasted = read_api_server(line, lmdeploy)
     assert (pasted.model, pasted.others) == ("./served", {})
-    served = replace(spec, quantization=chosen.quantization)
+    served = spec._replace(quantization=chosen.quantization)
     if not (chosen.engine is EngineName.PYTORCH and chosen.weights is WeightsChoice.FP8):
         assert _same(decide(served, GPUS[gpu], lmdeploy, pasted.request), chosen)
     else:

@@ -90,7 +90,15 @@ def test_a_section_is_checked_when_it_is_read() -> None:
     data = copy.deepcopy(read_toml("lmdeploy.toml"))
     _budget(data)[0]["block_token"] = 64
     with pytest.raises(TableError, match="block_token is read by nobody"):
+        Table(data).rules(rules.TurbomindRules, versions.TURBOMIND, Version("0.4.0"))
+
+
+def test_what_a_version_lacks_is_named_when_it_is_read() -> None:
+    data = copy.deepcopy(read_toml("lmdeploy.toml"))
+    del _budget(data)[-1]["block_tokens"]
+    with pytest.raises(TableError, match="no section says block_tokens"):
         Table(data).rules(rules.TurbomindRules, versions.TURBOMIND, Version("0.18.0"))
+    assert Table(data).rules(rules.TurbomindRules, versions.TURBOMIND, Version("0.4.0"))
 
 
 @pytest.mark.parametrize("text", ["0.6.0", ">0.6.0", "~=0.6.0", ">=0.6.0,>=0.7.0", ">=0.6.0,<0.7.0,<0.8.0", ""])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -70,7 +69,7 @@ def test_one_computation_for_one_key() -> None:
     deployment = next(_deployments())
     weights.weights_of.cache_clear()
     for free_bytes in (deployment.free_bytes, deployment.free_bytes // 2):
-        estimate_memory(replace(deployment, free_bytes=free_bytes))
+        estimate_memory(deployment._replace(free_bytes=free_bytes))
     assert weights.weights_of.cache_info().misses == 1
 
 

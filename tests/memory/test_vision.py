@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from planner.memory.parallelism import Parallelism
@@ -38,4 +36,4 @@ def test_activations_of_an_image_count_every_tile_with_its_class_token() -> None
 
 @pytest.mark.parametrize(("max_tiles", "tokens"), [(1, 256), (2, 3 * 256), (12, 13 * 256)])
 def test_one_tile_has_no_thumbnail(max_tiles: int, tokens: int) -> None:
-    assert replace(tower_of("internvl2-8b"), max_tiles=max_tiles).max_image_tokens == tokens
+    assert tower_of("internvl2-8b")._replace(max_tiles=max_tiles).max_image_tokens == tokens

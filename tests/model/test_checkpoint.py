@@ -6,7 +6,6 @@ import json
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,7 +233,7 @@ def test_another_shape_and_dtype_are_said() -> None:
     )
     adopted = adopt(groups, checkpoint)
     assert size_bytes(adopted) == checkpoint.total_bytes
-    assert replace(groups[0], name="model.norm.weight", shape=(896,), dtype=DType.F32, role=Role.NORM) in adopted
+    assert groups[0]._replace(name="model.norm.weight", shape=(896,), dtype=DType.F32, role=Role.NORM) in adopted
 
 
 def test_a_quantized_file_under_a_config_that_does_not_say_so() -> None:

@@ -109,7 +109,7 @@ def test_the_published_fp8_file_of_qwen3_30b_a3b() -> None:
 def test_the_published_block_scales_of_qwen3_1_7b_fp8() -> None:
     """Its header holds 196 weight_scale_inv, all BF16, layer 0's down_proj [16, 48] (modular/modular issue 7142)."""
     scales = [group for group in store(inventory(spec_of("qwen3-1.7b")), FP8) if "weight_scale_inv" in group.name]
-    assert sum(group.count for group in scales) == 196
+    assert sum(group.num_tensors for group in scales) == 196
     assert {group.dtype for group in scales} == {DType.BF16}
     assert next(group.shape for group in scales if "down_proj" in group.name) == (16, 48)
 

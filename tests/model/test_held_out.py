@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from planner.data import read_json
@@ -100,4 +98,4 @@ def test_a_group_of_which_a_layer_is_held_out_comes_as_two() -> None:
 
 
 def _with(*entries: str) -> Quantization:
-    return replace(W4A16, unquantized=entries)
+    return W4A16._replace(unquantized=entries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -117,13 +117,13 @@ def test_fewer_users_or_shorter_sessions_cost_no_gpu_no_quality_and_no_verdict(
     search = search_of(model, gpu, engine, int(share * find_gpu(gpu).memory_total_bytes))
     load = Load(context, num_users)
     asked = answer(search, load)
-    less = answer(search, replace(load, num_users=min(fewer, num_users)))
+    less = answer(search, load._replace(num_users=min(fewer, num_users)))
     assert less.rank <= asked.rank
     if less.rank == asked.rank:
         # Tokens that are no longer asked for go to the defaults: to their share, and to larger buffers.
         buffers = max(less.keep_free_tokens - asked.keep_free_tokens, 0)
         assert less.tokens + buffers + less.slack_tokens >= asked.tokens * KV_SHARE_PERCENT // 100
-    short = answer(search, replace(load, context_tokens=max(int(context * shorter), 1)))
+    short = answer(search, load._replace(context_tokens=max(int(context * shorter), 1)))
     assert short.rank <= asked.rank
     if short.rank == asked.rank:
         lost = short.slack_tokens // max(context, 1) + 1

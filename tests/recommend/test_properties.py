@@ -103,7 +103,7 @@ def test_nothing_better_in_every_respect_is_turned_down(
     mine = _respects(search, chosen, load)
     # The others have no fewer GPUs or lose no less quality: nothing of theirs is better in every respect.
     worth_a_look = [o for o in search.options if o == chosen.option or (o.tp < -mine[0] and o.loss < -mine[1])]
-    for option, knobs in product(worth_a_look, search.ladder(load)):
+    for option, knobs in product(worth_a_look, search.ladder(load).combinations()):
         try:
             candidate = search.weigh(option, knobs, load)
         except LmplanError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from planner import estimate
@@ -70,7 +68,7 @@ def test_nearest_is_what_lacks_least() -> None:
     assert nearest is not None and nearest.short_bytes == short[0] < short[-1]
     assert nearest.option.weights == "w4a16"
     # What may not be taken is not near.
-    kept = search.nearest(replace(load, keep_quality=True))
+    kept = search.nearest(load._replace(keep_quality=True))
     assert kept is not None and kept.option == PLAIN
 
 
@@ -134,7 +132,7 @@ class TestLadder:
         assert found.prefills == (None, 4096, 2048, 1024, 512)
         assert found.sessions == (None, 1024)
         assert (found.defaults, found.leanest) == (Knobs(), Knobs(1024, 20, 512))
-        assert len(list(found)) == 2 * 4 * 5
+        assert len(list(found.combinations())) == 2 * 4 * 5
         assert ladder(Load(1024, 1), NO_PINS, 128, False).prefills == (None,)
 
     def test_more_users_than_lmdeploys_batch_take_the_next_power_of_two_or_just_as_many(self) -> None:
@@ -144,12 +142,12 @@ class TestLadder:
 
     def test_what_is_pinned_has_one_value(self) -> None:
         pins = Pins(session_len=4096, max_batch_size=7, max_prefill_token_num=100)
-        assert list(ladder(Load(1024, 1), pins, 128, True)) == [Knobs(4096, 7, 100)]
+        assert list(ladder(Load(1024, 1), pins, 128, True).combinations()) == [Knobs(4096, 7, 100)]
 
 
 def test_pins_leave_only_options_that_keep_them() -> None:
     search = search_of("qwen3-8b", "l4")
-    assert [o.tp for o in options_of(search.spec, replace(search.offer, max_gpus=3), Pins(tp=3))] == [3] * 9
+    assert [o.tp for o in options_of(search.spec, search.offer._replace(max_gpus=3), Pins(tp=3))] == [3] * 9
     assert options_of(search.spec, search.offer, Pins(weights=WeightsChoice.W4A16, quant_policy=0)) == (
         Option(1, WeightsChoice.W4A16, 0),
     )
@@ -173,7 +171,7 @@ def test_between_defaults_and_leanest_the_cache_takes_its_share(model: str, gib:
     search = search_of(model, "a100-24g", free_bytes=gib * GIB)
     candidate = search.first(PLAIN, load)
     assert candidate.shared
-    lean = [search.weigh(PLAIN, knobs, load) for knobs in search.ladder(load)]
+    lean = [search.weigh(PLAIN, knobs, load) for knobs in search.ladder(load).combinations()]
     block = candidate.kv.block_tokens
     session_tokens = -(-(1024 + 1) // block) * block
     most = max(min(c.kv.tokens, c.settings.max_batch_size * session_tokens) for c in lean if c.serves)

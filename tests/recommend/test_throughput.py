@@ -123,7 +123,7 @@ def test_fp8_multiplies_in_fp8_where_the_gpu_does() -> None:
 
 def test_unknown_rates_give_no_speed() -> None:
     deployment, work = deployed("qwen3-8b", "h100")
-    bare = replace(deployment, gpu=find_gpu("24GiB", 90))
+    bare = deployment._replace(gpu=find_gpu("24GiB", 90))
     assert speed_of(bare, work, 1, 512) is None
 
 
@@ -247,7 +247,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def test_slices_do_not_take_what_whole_cards_measured() -> None:
     whole, _ = deployed("qwen3-8b", "h200")
-    part = replace(whole, gpu=replace(whole.gpu, slice_of="h200"))
+    part = whole._replace(gpu=whole.gpu._replace(slice_of="h200"))
     assert find_efficiency(whole).evidence.startswith("measured (")
     assert find_efficiency(part).evidence.startswith("assumed as measured on another GPU (")
     assert find_efficiency(deployed("qwen3-8b", "h100")[0]).evidence.startswith("assumed as measured on another GPU (")

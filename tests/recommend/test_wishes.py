@@ -45,7 +45,7 @@ def test_one_wish_gives_and_the_rest_is_served(wishes: dict[str, Any], gives: st
     assert decision.relaxation.wish == gives
     changed = decision.relaxation.load
     # One wish only: the load differs in one field, or the GPUs do.
-    differing = [name for name in Load.__dataclass_fields__ if getattr(changed, name) != getattr(decision.load, name)]
+    differing = [name for name in Load._fields if getattr(changed, name) != getattr(decision.load, name)]
     assert len(differing) == (0 if gives == "--gpus" else 1)
     assert decision.chosen.memory.fits
     assert decision.chosen.candidate.users >= changed.num_users

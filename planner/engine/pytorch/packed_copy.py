@@ -28,9 +28,9 @@ def packed_bytes(linears: Iterable[LinearShape], group_size: int, param_bytes: f
     """
     packed = [linear for linear in linears if linear.quantized]
     pool = PagePool()
-    for layer in range(max((linear.count for linear in packed), default=0)):
+    for layer in range(max((linear.num_linears for linear in packed), default=0)):
         for linear in packed:
-            if layer < linear.count:
+            if layer < linear.num_linears:
                 _pack(pool, linear.num_weights, group_size, param_bytes)
     return pool.num_pages * PAGE_BYTES
 

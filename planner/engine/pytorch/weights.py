@@ -64,13 +64,13 @@ class PytorchWeights:
         both = (*self.text_allocations(), *self.vision_allocations())
         cache = TorchCache()
         # Layer by layer, as the modules are built; an allocation of count n comes once in each layer.
-        repeated = [a for a in both if a.count > 1]
+        repeated = [a for a in both if a.num_allocations > 1]
         for allocation in both:
-            if allocation.count == 1:
+            if allocation.num_allocations == 1:
                 cache.allocate(allocation.size_bytes)
-        for layer in range(max((a.count for a in repeated), default=0)):
+        for layer in range(max((a.num_allocations for a in repeated), default=0)):
             for allocation in repeated:
-                if layer < allocation.count:
+                if layer < allocation.num_allocations:
                     cache.allocate(allocation.size_bytes)
         return cache.reserved_bytes
 

@@ -252,4 +252,4 @@ class TurbomindBlocks(Turbomind):
 def _page_rounding(allocation: Allocation) -> int:
     if allocation.size_bytes < MIB:
         return 0
-    return (round_up(allocation.size_bytes, _DRIVER_PAGE_BYTES) - allocation.size_bytes) * allocation.count
+    return (round_up(allocation.size_bytes, _DRIVER_PAGE_BYTES) - allocation.size_bytes) * allocation.num_allocations

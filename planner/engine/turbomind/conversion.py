@@ -9,7 +9,7 @@ Calls and sizes from traces of LMDeploy 0.18.0 on an H200 (eleven models), check
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.engine.turbomind.formats import packed_param_bytes
 from planner.engine.turbomind.packing import (
@@ -44,8 +44,7 @@ _MOST_EXPERTS = 32
 """Of a layer's experts as many are replayed: they are alike, and the first find room that the others use again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(NamedTuple):
     """What conversion leaves: until the warm-up is over, and for good with the GEMM workspace.
 
     Attributes:
@@ -152,7 +151,7 @@ def _layer(shapes: list[LinearShape], group_size: int) -> tuple[Linear, ...]:
     found = []
     for is_expert in (False, True):
         group = [shape for shape in ordered if shape.kind.is_expert == is_expert]
-        times = max((shape.count if alone else shape.num_experts for shape in group), default=0)
+        times = max((shape.num_linears if alone else shape.num_experts for shape in group), default=0)
         for _ in range(min(times, _MOST_EXPERTS)):
             for shape in group:
                 found.append(Linear(shape.num_weights, shape.num_weights // group_size if group_size else 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.errors import not_planned
 from planner.kinds import assert_never
@@ -24,8 +24,7 @@ def packed_param_bytes(capability: int) -> float:
     return SM90_PARAM_BYTES if capability == 90 else PARAM_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """Quantized linears on one GPU under one version.
 
     Attributes:

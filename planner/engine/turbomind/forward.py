@@ -17,7 +17,7 @@ Read off traces of LMDeploy 0.18.0 on an H200 (20 models) and checked on further
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from planner.kinds import assert_never
 from planner.memory.attention import on_rank
@@ -35,8 +35,7 @@ PadIntermediate = Callable[[int], int]
 """An MLP's intermediate size -> its padded size on one rank."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A step of the executor.
 
     Attributes:

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from planner.memory.page_pool import PagePool
 from planner.memory.pool import PAGE_BYTES, aligned
@@ -42,24 +41,21 @@ _HELD_BYTES: Final = 4.5
 """Bytes a weight that packing goes over: packed, and in both temporaries."""
 
 
-@dataclass(frozen=True, slots=True)
-class PoolUsage:
+class PoolUsage(NamedTuple):
     """What the weights take of their pool; `behind_bytes` of it lie behind the linears: the output head."""
 
     used_bytes: int
     behind_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(NamedTuple):
     """Weights to pack, and how many groups have a scale and a zero."""
 
     num_weights: int
     num_groups: int
 
 
-@dataclass(frozen=True, slots=True)
-class Packing:
+class Packing(NamedTuple):
     """`num_layers` times the linears of `layer`; `param_bytes` are those of a scale and a zero as packed."""
 
     layer: tuple[Linear, ...]
@@ -68,16 +64,14 @@ class Packing:
     param_bytes: float
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """A call takes so long; where the GPU never catches up with the host, nothing is ever complete."""
 
     call_us: float
     catches_up: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Pages:
+class Pages(NamedTuple):
     """What the pool holds beyond its first pages: once all is packed, and in the end, with the GEMM workspace."""
 
     left: int

@@ -6,15 +6,13 @@ A search plans one model under thousands of settings, most of which share their 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.version import Version
 
-from planner.engine.turbomind.conversion import Leftover, conversion_leftover
 from planner.engine.turbomind.formats import Format
 from planner.engine.turbomind.loading import staging_bytes
-from planner.engine.turbomind.packing import PoolUsage
 from planner.kinds import EngineName
 from planner.lmdeploy.evidence import traced
 from planner.lmdeploy.versions import native_vision, turbomind_rules
@@ -26,13 +24,15 @@ from planner.memory.weights import Allocation, AllocationKind
 from planner.model.quantization import Quantization, QuantMethod
 from planner.model.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from planner.engine.turbomind.conversion import Leftover
+
 _DEQUANTIZED = frozenset({LinearKind.QKV})
 """Where a checkpoint holds out one of q, k and v, all become 16-bit (`builders/attention.py`, add_qkv_proj, 0.18.0);
 GPTQ's raise (`weight_format.py`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class WeightsKey:
+class WeightsKey(NamedTuple):
     """Everything that these follow from. `holds_tower`: whether this rank holds (a part of) the vision tower."""
 
     spec: ModelSpec
@@ -114,12 +114,19 @@ class TurbomindWeights:
 
     @cached_property
     def leftover(self) -> Leftover | None:
-        """What converting them leaves in their pool."""
+        """What converting them leaves in their pool, None where nothing is converted."""
         key, text = self.key, self.text
-        head = next(a for a in weights.text_plain(text, key.sharding) if a.kind is AllocationKind.OUTPUT_HEAD)
         linears = weights.text_linears(text, key.quantization, key.sharding)
+        shapes = [linear for linear in linears if key.quantization is None or linear.quantized]
+        if key.quantization is None and not any(shape.kind.is_expert for shape in shapes):
+            return None
+        # The replay of packing is code that a dense 16-bit model starts without.
+        from planner.engine.turbomind.conversion import conversion_leftover
+        from planner.engine.turbomind.packing import PoolUsage
+
+        head = next(a for a in weights.text_plain(text, key.sharding) if a.kind is AllocationKind.OUTPUT_HEAD)
         return conversion_leftover(
-            (linear for linear in linears if key.quantization is None or linear.quantized),
+            shapes,
             key.quantization,
             self.format.group_size if self.format else 0,
             PoolUsage(self.pool_used_bytes, head.aligned_bytes),
