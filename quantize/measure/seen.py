@@ -61,7 +61,7 @@ class Seen:
         self.tail = [*self.tail[1 - _TAIL_LINES :], line.strip()[:500]]
 
     def outcome(self, free_bytes: int) -> str:
-        """Which of `measurement.OUTCOMES` it was, on a device with so much free before."""
+        """Which of `planner.evidence.forms.OUTCOMES` it was, on a device with so much free before."""
         if "short_request" in self.names or (self.done and "loaded" in self.names):
             return "serves"
         if self.log.no_room:
