@@ -59,6 +59,8 @@ class FileKind:
 
 CONFIG: Final = FileKind("a config.json", 4 * 2**20)
 """The largest published one has 300 KB (per-layer quantization settings)."""
+SETTINGS: Final = FileKind("settings of a tokenizer or processor", 4 * 2**20)
+"""Llama 3's tokenizer_config.json has 50 KB."""
 WEIGHTS: Final = FileKind("a file of weights", 2**63)
 """Only opened; of what is read, HEADER and TENSOR_LIST are the bounds."""
 HEADER: Final = FileKind(

@@ -32,7 +32,10 @@ _SETTLES_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run. `settings` are the engine's own option names; lengths are tokens."""
+    """One run. `settings` are the engine's own option names; lengths are tokens.
+
+    `trust_remote_code` lets Python files that come with the model run.
+    """
 
     folder: Path
     engine: str
@@ -47,6 +50,7 @@ class Case:
     devices: tuple[int, ...] = (0,)
     python: str = sys.executable
     sample_interval_s: float = GPU_INTERVAL_S
+    trust_remote_code: bool = False
 
 
 class InterruptedMeasurement(EndedBySignal):
@@ -68,6 +72,7 @@ def probe_case(case: Case) -> dict[str, Any]:
         "full_batch": case.full_batch,
         "image_pixels": case.image_pixels,
         "load_only": case.load_only,
+        "trust_remote_code": case.trust_remote_code,
     }
 
 

@@ -93,7 +93,8 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
     source = find_model(recipe)
     spec = read_spec(source.config, source.name)
     machine = look(output, environment)
-    findings = [*preflight.recipe_findings(recipe, spec, source.config), *preflight_machine.output_findings(output)]
+    findings = [*preflight.recipe_findings(recipe, spec, source.config, source.folder)]
+    findings += preflight_machine.output_findings(output)
     findings += _text_findings(loaded, recipe)
     needs_network = (source.folder is None and not recipe.draw) or _is_named(recipe)
     reachable = needs_network and hub_reachable(environment)

@@ -34,7 +34,8 @@ class Child:
     Args:
         command: program and arguments.
         folder: its working folder.
-        environment: its environment; relative entries of PYTHONPATH are made absolute, for it runs elsewhere.
+        environment: its environment; relative entries of PYTHONPATH are made absolute, for it runs elsewhere, and a
+            Python from 3.11 on imports nothing from its working folder.
         answers: its standard input stays open for as long as lmplan lives, and it ends with its workers when that
             closes. Another program reads nothing and is killed by the kernel when lmplan dies.
         errors: what it writes to standard error is heard too, in the order in which it comes.
@@ -225,9 +226,12 @@ def _write(log: IO[bytes], data: bytes) -> None:
 def _for_another_folder(environment: Mapping[str, str]) -> dict[str, str]:
     # An empty entry is the working folder, which is never meant for a program that runs elsewhere.
     entries = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    if not entries:
-        return dict(environment)
-    return {**environment, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in entries)}
+    child = {**environment, "PYTHONSAFEPATH": "1"}
+    if entries:
+        child["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
+    else:
+        child.pop("PYTHONPATH", None)
+    return child
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
