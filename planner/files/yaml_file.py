@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,7 +195,7 @@ class YamlReader:
         if key not in entry.values:
             return None
         value = plain(entry.values[key])
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
+        if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
             self.at(entry, key, f"{key} is {shown(entry.values[key])}; expected a number above 0")
             return None
         return float(value)

@@ -47,6 +47,11 @@ def _match(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[l
     return matched, list(unknown.values())
 
 
+def belongs(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds any of the tensors that its config leads to."""
+    return any(tensor.name in checkpoint.tensors for group in expected for tensor in group.expand())
+
+
 def compare(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> list[str]:
     """What a checkpoint holds differently from what its config leads to, in at most a dozen lines.
 

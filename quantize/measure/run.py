@@ -95,6 +95,7 @@ def measure(
         EnvironmentProblem: no GPU, no driver library, no LMDeploy.
         InterruptedMeasurement: a signal came; what was seen comes with it.
     """
+    date = today()  # asked before the run, which takes minutes
     nvml = Nvml()
     nvml.check(case.devices)
     facts = nvml.facts(case.devices[0])
@@ -129,7 +130,7 @@ def measure(
         peak_bytes=seen.peak_bytes,
         speed=seen.speed(),
         error="" if seen.done else seen.failure,
-        date=today(),
+        date=date,
         note="; ".join(part for part in (note, *seen.notes) if part),
     )
     if seen.signal_number is not None:

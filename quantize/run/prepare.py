@@ -247,7 +247,7 @@ def _dataset_is_cached(recipe: Recipe, environment: Mapping[str, str]) -> bool:
     """Whether `datasets` has prepared the named set before: it keeps a folder ``<owner>___<name>``."""
     if not _is_named(recipe):
         return False
-    home = Path(environment.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    home = Path(environment.get("HF_HOME") or expanded("~/.cache/huggingface"))
     cache = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets")
     hubs = {"wikitext2": "wikitext", "ptb": "ptb_text_only"}
     name = hubs.get(recipe.calibration.dataset or "", recipe.calibration.dataset or "")
