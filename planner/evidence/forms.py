@@ -13,16 +13,10 @@ from pydantic_core import ErrorDetails
 
 from planner.errors import UsageError
 from planner.files.escape import shown
+from planner.verdict import Outcome, Verdict
 
-OUTCOMES: Final = (
-    "serves",
-    "dies while loading",
-    "no room for the KV cache",
-    "dies while warming up",
-    "hangs while warming up",
-    "failed",
-)
-"""How a start of LMDeploy goes, in the words of an estimate's verdict."""
+OUTCOMES: Final = (*map(str, Outcome), "failed")
+"""How a measured start goes: as estimates say, or for reasons that have nothing to do with GPU memory."""
 
 Bytes = Annotated[int, Field(ge=0, le=2**50)]
 Count = Annotated[int, Field(ge=0, le=2**40)]
@@ -154,7 +148,7 @@ class EstimateForm(_Form):
     settings: _Settings
     per_gpu: _PerGpu
     kv_cache: _KvCache
-    verdict: Name
+    verdict: Annotated[Verdict, Field(strict=False)]
 
 
 class LedgerForm(_Form):

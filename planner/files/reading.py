@@ -83,6 +83,7 @@ HOSTS: Final = FileKind("calibrated hosts", 4 * 2**20, "`lmplan calibrate --rese
 RECIPE: Final = FileKind("a recipe", 2**20)
 FLEET: Final = FileKind("a fleet", 4 * 2**20)
 MANIFEST: Final = FileKind("a manifest", 4 * 2**20)
+PAGE: Final = FileKind("a server's page", 4 * 2**20)
 TEXT: Final = FileKind("a calibration text", 2**63, "Name a .txt, .jsonl or .parquet file of your own text")
 """Read piece by piece."""
 
@@ -109,10 +110,19 @@ def open_regular(path: Path, kind: FileKind) -> BinaryIO:
 
 def is_file(path: Path) -> bool:
     """Whether a regular file is there, through links; not for a name that no file can have, nor where none may look."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
     try:
-        return stat.S_ISREG(path.stat().st_mode)
+        return path.stat().st_mode
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def read_bytes(path: Path, kind: FileKind, label: str = "") -> bytes:

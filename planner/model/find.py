@@ -21,8 +21,8 @@ def find_model(model: str) -> tuple[ModelSource, ModelSpec]:
     spec = read_spec(source.config, source.name)
     if source.checkpoint is not None:
         from planner.model.formats import store
-        from planner.model.reconcile import belongs
         from planner.model.inventory import inventory
+        from planner.model.reconcile import belongs
 
         if not belongs(store(inventory(spec), spec.quantization), source.checkpoint):
             raise UsageError(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from planner.errors import LmplanError, UsageError
 from planner.files.escape import shown
-from planner.files.reading import is_file
+from planner.files.reading import is_file, is_folder
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.arch.quantization import read_quantization
@@ -71,7 +71,7 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
         UsageError: no such folder, or it has no config.json.
         UnsupportedModelError: a model that lmplan does not know.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UsageError(f"there is no folder {shown(folder)}", "Give the folder of a checkpoint, with its config.json")
     config = read_config(folder / "config.json")
     quantization = read_quantization(Fields(config))

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 from tabulate import tabulate
 
-from planner.files.escape import shown
 from planner.units import format_gib
 from quantize.measure.compare import Comparison, Row
 
@@ -34,7 +33,7 @@ def table(comparison: Comparison) -> str:
     verdict = (
         f"Verdict: {comparison.measured_outcome}, as estimated."
         if comparison.verdict_right
-        else f"Verdict: {comparison.measured_outcome}; the estimate said: {shown(comparison.estimated_verdict)}."
+        else f"Verdict: {comparison.measured_outcome}; the estimate said: {comparison.estimated_verdict}."
     )
     result = "passed" if comparison.passed else "failed"
     return f"{body}\n\n{verdict}\nTolerance {comparison.tolerance:.1%}: {result}.\n"

@@ -201,7 +201,8 @@ def _take(line: str, child: Child, nvml: Nvml, sampler: GpuSampler, seen: Seen, 
         return
     name = facts.pop("phase")
     if name == "context":
-        seen.versions = facts.pop("versions", {})
+        versions = facts.pop("versions", None)
+        seen.versions = {name: str(text) for name, text in versions.items()} if isinstance(versions, dict) else {}
     time.sleep(_SETTLES_S)
     used = sampler.now()
     peak = sampler.phase_peak()

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from planner.model.inventory import inventory
 from planner.files.escape import shown
+from planner.model.inventory import inventory
 from planner.model.reconcile import belongs, compare
 from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
