@@ -19,6 +19,8 @@ from planner.units import counted
 _MAX_DEPTH: Final = 16
 """Recipes reach 2 levels and fleets 3. The scanner takes minutes for thousands, and whoever walks nodes recurses."""
 _MAX_VALUE_CHARACTERS: Final = 2**16
+_MAX_NAME_CHARACTERS: Final = 4096
+"""The longest path of Linux."""
 _OPENING: Final = (
     yaml.BlockMappingStartToken,
     yaml.BlockSequenceStartToken,
@@ -190,6 +192,9 @@ class YamlReader:
         if type(value) is not kind:
             wanted = {str: "a text", bool: "true or false"}[kind]
             self.at(entry, key, f"{key} is {shown(node)}; expected {wanted}")
+            return default
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= _MAX_NAME_CHARACTERS):
+            self.at(entry, key, f"{key} is {escape.shown(value)!r}; expected one line of text that can be printed")
             return default
         return value
 

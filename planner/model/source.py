@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError, perhaps
 from planner.files import reading
-from planner.files.escape import shown
+from planner.files.escape import shown, visible
 from planner.model import catalog
 from planner.model.catalog import CatalogEntry
 
@@ -146,10 +146,11 @@ def _from_folder(folder: Path) -> ModelSource:
 
 def _folder_name(folder: Path) -> str:
     whole = folder.absolute().resolve()
+    name = whole.name or str(whole)
     # A snapshot of the Hugging Face cache: models--org--name/snapshots/<commit>.
     if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
-        return whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    return whole.name or str(whole)
+        name = whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return visible(name)
 
 
 def _synthetic(folder: Path) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ def _no_safetensors(folder: Path) -> tuple[str, ...]:
 
 
 def _from_file(path: Path) -> ModelSource:
-    name = _folder_name(path.parent) if path.name.lower() == CONFIG_NAME else path.stem
+    name = _folder_name(path.parent) if path.name.lower() == CONFIG_NAME else visible(path.stem)
     return ModelSource(name=name, config=read_config(path), origin="file")
 
 

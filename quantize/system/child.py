@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from planner.errors import EnvironmentProblem
+from planner.files.escape import visible
 from quantize.system.interrupts import EndedBySignal
 from quantize.system.lines import LineSplitter
 
@@ -175,7 +176,7 @@ class Answer:
     def last_line(self) -> str:
         """Its last words; imports may print warnings before them."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "no output"
+        return visible(lines[-1][:300]) if lines else "no output"
 
 
 def ask(command: Sequence[str], environment: Mapping[str, str], within_s: float, *, errors: bool = True) -> Answer:
