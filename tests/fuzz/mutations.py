@@ -123,7 +123,7 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
     if kind == 0:
         del holder[key]
     elif kind == 1 and isinstance(old, (int, float)) and not isinstance(old, bool):
-        small = min(old, 10**9) if old == old else 0  # a float takes no number of 400 digits
+        small = max(-(10**9), min(old, 10**9)) if old == old else 0  # a float takes no number of 400 digits
         holder[key] = rng.choice((old + 1, old - 1, -old, old * 2, old * 10**6, str(small), float(small), small / 3))
     elif kind == 2 and isinstance(old, str):
         at = rng.randrange(len(old) + 1)
