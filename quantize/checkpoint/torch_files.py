@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -139,7 +140,8 @@ class _Archive(zipfile.ZipFile):
         except BaseException:
             self.raw.close()
             raise
-        self.raw.max_bytes = None
+        # A member that says to be larger would get its memory before it is seen to be short.
+        self.raw.max_bytes = os.fstat(self.raw.fileno()).st_size
 
     def close(self) -> None:
         """Close the file as well, which zipfile leaves open where it did not open it."""
@@ -150,14 +152,14 @@ class _Archive(zipfile.ZipFile):
 class _Bounded(io.BufferedReader):
     """Bytes of which no more than so many are read at once."""
 
-    max_bytes: int | None = TENSOR_LIST.max_bytes
+    max_bytes = TENSOR_LIST.max_bytes
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(cast(io.BufferedReader, file).detach())
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.max_bytes is not None and size is not None and size > self.max_bytes:
-            raise zipfile.BadZipFile("its directory is too large")
+        if size is not None and size > self.max_bytes:
+            raise zipfile.BadZipFile(f"{size} bytes are more than there can be")
         return super().read(size)
 
 

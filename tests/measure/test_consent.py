@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from planner.model.arch import read_spec
+from planner.model.inventory import inventory
 from planner.model.own_code import own_code
 from planner.model.source import resolve
-from planner.model.tensors import inventory
 from quantize.checkpoint.synthetic import write_checkpoint
 from tests.commands import Lmplan
 from tests.measure.conftest import MODEL, WORDS, Engine, as_planned, file_of, planned
