@@ -38,8 +38,7 @@ _MAX_DEPTH: Final = 100
 _MAX_MARKS: Final = 1_250_000
 """Brackets, colons and commas: a second's work. All tensors of DeepSeek-V3 in one header would take 1,104,000."""
 _ODD_NUMBER: Final = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1}}}|[eE]\+?[0-9]{{3}}")
-"""What a number that nothing can be counted with has in it. Others are left to the decoder, which is ten times as fast
-as asking about each."""
+"""What a number that nothing can be counted with has in it. Where it is nowhere, no number has to be asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class FileKind:
 CONFIG: Final = FileKind("a config.json", 4 * 2**20)
 """The largest published one has 300 KB (per-layer quantization settings)."""
 SETTINGS: Final = FileKind("settings of a tokenizer or processor", 4 * 2**20)
-"""Llama 3's tokenizer_config.json has 50 KB."""
+"""They are as long as configs, with a chat template besides."""
 WEIGHTS: Final = FileKind("a file of weights", 2**63)
 """Only opened; of what is read, HEADER and TENSOR_LIST are the bounds."""
 HEADER: Final = FileKind(
@@ -68,7 +67,7 @@ HEADER: Final = FileKind(
     16 * 2**20,
     "Download the weights again, or give the config.json itself to plan without them",
 )
-"""All 91,991 tensors of DeepSeek-V3 together take 12 MB. The format's own bound of 100 MB takes 1 GB to read."""
+"""All 91,991 tensors of DeepSeek-V3 together would take some 12 MB. The format's own bound of 100 MB takes 1 GB to read."""
 INDEX: Final = FileKind("an index of weights", 16 * 2**20, HEADER.hint)
 """DeepSeek-V3's has 9 MB."""
 TENSOR_LIST: Final = FileKind("the list of tensors in a torch file", 2 * 2**20, HEADER.hint)
@@ -78,7 +77,7 @@ PLAN: Final = FileKind("a plan", 4 * 2**20, "Plans come from `lmplan report --fo
 ESTIMATE: Final = FileKind("an estimate", 4 * 2**20, "Estimates come from `lmplan estimate --format json`")
 MEASUREMENT: Final = FileKind("a measurement", 4 * 2**20, "Measurements come from `lmplan measure --out FILE`")
 LEDGER: Final = FileKind("a ledger", 16 * 2**20)
-"""The shipped one has 270 KB for 44 runs."""
+"""The shipped one has 270 KB for 83 runs."""
 HOSTS: Final = FileKind("calibrated hosts", 4 * 2**20, "`lmplan calibrate --reset` removes the file")
 RECIPE: Final = FileKind("a recipe", 2**20)
 FLEET: Final = FileKind("a fleet", 4 * 2**20)
