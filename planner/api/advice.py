@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from planner.advise.candidates import TP, Offer
@@ -13,12 +14,13 @@ from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import served_name
 from planner.artefacts.quantize import needs_published
 from planner.errors import UsageError
+from planner.files.escape import shown
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
-from planner.model.arch import read_spec
-from planner.model.source import ModelSource, resolve
+from planner.model.find import find_model
+from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
 from planner.request import DEFAULT_CONTEXT_TOKENS, Load, default_images, find_free_bytes
 
@@ -106,8 +108,7 @@ def advise(
     Raises:
         LmplanError: an argument cannot be used, or the model is not supported.
     """
-    source = resolve(model)
-    spec = read_spec(source.config, source.name)
+    source, spec = find_model(model)
     version = versions.resolve(lmdeploy)
     offers = tuple(_offer(gpu, sm, free, num_gpus) for gpu in gpus)
     if not offers:
@@ -154,8 +155,8 @@ def _load(
         if value is not None and not least <= value <= most:
             raise UsageError(f"{option} is {value}; expected {least} to {most}")
     for option, number in (("--latency-ms", latency_ms), ("--first-token-ms", first_token_ms)):
-        if number is not None and not 0 < number < float("inf"):
-            raise UsageError(f"{option} is {number:g}; expected a time above 0")
+        if number is not None and not 0 < number <= sys.float_info.max:
+            raise UsageError(f"{option} is {shown(str(number))}; expected a time above 0")
     if images and spec.vision is None:
         raise UsageError(f"{spec.name} takes no images", "Leave --images out")
     context_tokens = min(DEFAULT_CONTEXT_TOKENS, longest) if context is None else context

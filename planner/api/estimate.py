@@ -15,10 +15,10 @@ from planner.hardware.gpu import Gpu, find_gpu
 from planner.kinds import WeightsChoice
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide, read_weights
-from planner.model.arch import read_spec
+from planner.model.find import find_model
 from planner.model.formats import store
 from planner.model.inventory import inventory
-from planner.model.source import ModelSource, resolve
+from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
 from planner.model.tensors import size_bytes
 from planner.request import DEFAULT_CONTEXT_TOKENS, Load, default_images, find_free_bytes
@@ -123,8 +123,7 @@ def estimate(
         EnvironmentProblem: the network or a file system stands in the way.
     """
     chosen = gpu if isinstance(gpu, Gpu) else find_gpu(gpu, sm)
-    source = resolve(model)
-    spec = read_spec(source.config, source.name)
+    source, spec = find_model(model)
     pins = Pins(
         tp=tp,
         weights=None if weights is None else read_weights(weights),

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -72,12 +73,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _silence()
         return 0
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        # Files are written with messages of their own, so this is standard output.
-        _silence()
-        return _complain(f"cannot write the output: {error.strerror}", "Free disk space, or print elsewhere", 5)
+        if error.errno in _FULL:
+            # Files are written with messages of their own, so this is standard output.
+            _silence()
+            return _complain(f"cannot write the output: {error.strerror}", "Free disk space, or print elsewhere", 5)
+        if not _is_here():
+            return _complain("the current folder was deleted or may not be searched", "Start in another folder", 5)
+        raise
     return result if isinstance(result, int) else 0
+
+
+def _is_here() -> bool:
+    """Whether relative paths can be resolved."""
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
 
 
 def _silence() -> None:

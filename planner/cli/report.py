@@ -12,6 +12,7 @@ from planner.cli.options import form_by_ending, load_options, schema_option
 from planner.cli.output import check_output, deliver, output_options
 from planner.errors import DoesNotFitError, UsageError
 from planner.files.escape import html as escape
+from planner.files.escape import markdown
 from planner.units import counted
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
@@ -92,7 +93,8 @@ def _diff(old: Path, new: Path, form: str) -> str:
         return html.page("What changed", f"<h1>What changed</h1>{names}{body}<p>{more}</p>")
     if not cells:
         return "Nothing changed.\n"
-    text = tabulate(cells, headers=headers, tablefmt="github", disable_numparse=True)
+    escaped = [[markdown(cell) for cell in row] for row in cells]
+    text = tabulate(escaped, headers=headers, tablefmt="github", disable_numparse=True)
     return f"{text}\n\n{more}".rstrip() + "\n"
 
 

@@ -7,13 +7,18 @@ its model or settings, such as that of a server that ran already.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from planner.errors import LmplanError, UsageError
+from planner.evidence.forms import LedgerForm, MeasurementForm, check, check_schema
 from planner.evidence.ledger import MEASUREMENT_SCHEMA, SCHEMA, one_run, replay
+from planner.files import reading
+from planner.files.escape import shown
+from planner.files.writing import write_text
 from planner.model.fingerprint import config_sha256
 
 _NOTE = "Starts of LMDeploy, one each; `lmplan measure` wrote them."
@@ -25,14 +30,14 @@ def add(ledger: dict[str, Any], measurement: dict[str, Any], where: str) -> str:
     Raises:
         UsageError: it is no measurement, or lmplan cannot plan it again.
     """
-    if measurement.get("schema") != MEASUREMENT_SCHEMA:
-        raise UsageError(f"{where} is no measurement: its schema is {measurement.get('schema')!r}")
-    try:
-        run = one_run(measurement, {})
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{where} cannot be planned again: {error} is missing") from None
-    if "engine" not in run.settings:
-        raise UsageError(f"{where} cannot be planned again: its settings are not known")
+    check_schema(measurement, MEASUREMENT_SCHEMA, f"{where} is no measurement", reading.MEASUREMENT.hint)
+    check(MeasurementForm, measurement, where, reading.MEASUREMENT.hint)
+    settings, config = measurement["settings"], measurement["model"].get("config")
+    if not settings.get("engine") or not isinstance(config, dict) or "format" not in measurement["checkpoint"]:
+        raise UsageError(f"{where} cannot be planned again: its model or its settings are not known")
+    if not (measurement["host"].get("lmdeploy") or settings.get("lmdeploy")):
+        raise UsageError(f"{where} cannot be planned again: LMDeploy's version is not known")
+    run = one_run(measurement, {})
     if replay(run) is None:
         raise UsageError(f"{where} cannot be planned again: lmplan does not know its GPU or its model")
     key = _key(ledger["configs"], run.model, run.config)
@@ -56,25 +61,22 @@ def main(words: Sequence[str]) -> int:
         return 2
     path, *files = map(Path, words)
     try:
-        ledger = _read(path) if path.exists() else {"schema": SCHEMA, "note": _NOTE, "configs": {}, "runs": []}
-        if ledger.get("schema") != SCHEMA:
-            raise UsageError(f"{path} is no ledger: its schema is {ledger.get('schema')!r}")
-        names = [add(ledger, _read(file), str(file)) for file in files]
+        ledger = (
+            _ledger(path) if os.path.lexists(path) else {"schema": SCHEMA, "note": _NOTE, "configs": {}, "runs": []}
+        )
+        names = [add(ledger, reading.read_object(file, reading.MEASUREMENT), shown(file)) for file in files]
+        write_text(path, json.dumps(ledger, indent=1) + "\n", force=True)
     except LmplanError as error:
         sys.stderr.write(f"{error.message}\n")
         return error.exit_code
-    path.write_text(json.dumps(ledger, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write("".join(f"added {name}\n" for name in names))
+    sys.stdout.write("".join(f"added {shown(name)}\n" for name in names))
     return 0
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} is no JSON object")
+def _ledger(path: Path) -> dict[str, Any]:
+    value = reading.read_object(path, reading.LEDGER)
+    check_schema(value, SCHEMA, f"{shown(path)} is no ledger")
+    check(LedgerForm, value, shown(path))
     return value
 
 

@@ -77,8 +77,8 @@ def csv_cell(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text inside a line or table cell of Markdown."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", visible(text))
+    """Text inside a line or table cell of Markdown; underscores within words mean nothing there and stay."""
+    return re.sub(r"([\\`*\[\]<>|#&]|(?<!\w)_|_(?!\w))", r"\\\1", visible(text))
 
 
 def compose(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any, Final
 import yaml
 
 from planner.errors import UsageError, perhaps
+from planner.files import escape
 from planner.files.reading import FileKind, read_text
 from planner.units import counted
 
 _MAX_DEPTH: Final = 16
 """Recipes reach 2 levels and fleets 3. The scanner takes minutes for thousands, and whoever walks nodes recurses."""
+_MAX_VALUE_CHARACTERS: Final = 2**16
+_MAX_NAME_CHARACTERS: Final = 4096
+"""The longest path of Linux."""
 _OPENING: Final = (
     yaml.BlockMappingStartToken,
     yaml.BlockSequenceStartToken,
@@ -28,47 +33,65 @@ NodePath = tuple[str | int, ...]
 """Keys and indices that lead to a value."""
 
 
-def compose(path: Path, kind: FileKind, *, aliases: bool = True) -> yaml.Node | None:
+def compose(path: Path, kind: FileKind) -> yaml.Node | None:
     """The nodes of a file; None for an empty one.
 
     Args:
         path: the file.
         kind: what it is for, and its bounds.
-        aliases: whether one value may refer to another (``*name``).
 
     Raises:
         UsageError: unreadable, too large, nested too deeply, or not YAML; with the line where there is one.
     """
-    text = read_text(path, kind)
-    with _explained(path, kind):
-        _check_tokens(path, text, kind, aliases)
+    text, where = read_text(path, kind), escape.shown(path)
+    with _explained(where, kind.what):
+        _check_tokens(where, text, kind.what)
         return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
+def parse_value(text: str, where: str) -> Any:
+    """A value that was typed as YAML, held to the same rules as in a file.
+
+    Raises:
+        UsageError: not a YAML value, too long, or with aliases or tags; begins with `where`.
+    """
+    if len(text) > _MAX_VALUE_CHARACTERS:
+        raise UsageError(f"{where}: a value of more than {_MAX_VALUE_CHARACTERS} characters")
+    try:
+        _check_tokens(where, text, "a value")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UsageError(f"{where}: '{escape.shown(text[:60])}' is not a YAML value") from None
+
+
 @contextlib.contextmanager
-def _explained(path: Path, kind: FileKind) -> Iterator[None]:
+def _explained(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not valid YAML: {one_line(error.problem or error.context)}") from None
+        problem = one_line(error.problem or error.context)
+        raise UsageError(f"{where}{line}: not valid YAML: {problem}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path}: not valid YAML: {one_line(str(error))}") from None
+        raise UsageError(f"{where}: not valid YAML: {one_line(str(error))}") from None
     except RecursionError:
-        raise UsageError(f"{path}: nested too deeply for {kind.what}") from None
+        raise UsageError(f"{where}: nested too deeply for {what}") from None
 
 
-def _check_tokens(path: Path, text: str, kind: FileKind, aliases: bool) -> None:
-    """Refuse before it costs anything what such a file does not need."""
+def _check_tokens(where: str, text: str, what: str) -> None:
+    """Refuse before it costs anything what such a text does not need. Aliases multiply, and tags make odd
+    values of any text."""
     depth = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         line = token.start_mark.line + 1
-        if isinstance(token, yaml.AliasToken) and not aliases:
-            raise UsageError(f"{path}:{line}: aliases (*{token.value}) have no place in {kind.what}")
+        if isinstance(token, yaml.AliasToken):
+            raise UsageError(f"{where}:{line}: aliases (*{escape.shown(token.value)}) have no place in {what}")
+        if isinstance(token, yaml.TagToken):
+            raise UsageError(f"{where}:{line}: tags (!...) have no place in {what}")
         depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
         if depth > _MAX_DEPTH:
-            raise UsageError(f"{path}:{line}: nested too deeply for {kind.what}")
+            raise UsageError(f"{where}:{line}: nested too deeply for {what}")
 
 
 def tree(node: yaml.Node, path: Path, kind: FileKind) -> tuple[Any, dict[NodePath, str]]:
@@ -78,27 +101,28 @@ def tree(node: yaml.Node, path: Path, kind: FileKind) -> tuple[Any, dict[NodePat
         UsageError: a key that is no word or is given twice, or a scalar that YAML cannot make.
     """
     places: dict[NodePath, str] = {}
+    name = escape.shown(path)
 
     def walk(node: yaml.Node, at: NodePath) -> Any:
-        places.setdefault(at, f"{path}:{line_of(node)}")
+        places.setdefault(at, f"{name}:{line_of(node)}")
         if isinstance(node, yaml.SequenceNode):
             return [walk(child, (*at, index)) for index, child in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
             return _scalar(node)
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            here = f"{path}:{line_of(key_node)}"
+            here = f"{name}:{line_of(key_node)}"
             if not isinstance(key_node, yaml.ScalarNode):
                 raise UsageError(f"{here}: expected a key that is a word")
             key = str(key_node.value)
             if key in values:
-                raise UsageError(f"{here}: {key} is given twice")
+                raise UsageError(f"{here}: {escape.shown(key)} is given twice")
             inner = (*at, key)
             places[inner] = here
             values[key] = walk(value_node, inner)
         return values
 
-    with _explained(path, kind):
+    with _explained(name, kind.what):
         return walk(node, ()), places
 
 
@@ -122,9 +146,10 @@ class YamlReader:
         Raises:
             UsageError: there are any.
         """
-        lines = [f"{path.name}:{line}: {problem}" for line, problem in sorted(set(self.problems))]
+        name = escape.shown(path.name)
+        lines = [f"{name}:{line}: {problem}" for line, problem in sorted(set(self.problems))]
         if lines:
-            raise UsageError("\n".join([f"{path} has {counted(len(lines), 'error')}", *lines]))
+            raise UsageError("\n".join([f"{escape.shown(path)} has {counted(len(lines), 'error')}", *lines]))
 
     def entries(self, top: Entry, key: str, needed: bool) -> Iterator[yaml.Node]:
         """The nodes of a list."""
@@ -168,6 +193,9 @@ class YamlReader:
             wanted = {str: "a text", bool: "true or false"}[kind]
             self.at(entry, key, f"{key} is {shown(node)}; expected {wanted}")
             return default
+        if isinstance(value, str) and not (value.isprintable() and len(value) <= _MAX_NAME_CHARACTERS):
+            self.at(entry, key, f"{key} is {escape.shown(value)!r}; expected one line of text that can be printed")
+            return default
         return value
 
     def needed(self, entry: Entry, key: str) -> str | None:
@@ -194,7 +222,7 @@ class YamlReader:
         if key not in entry.values:
             return None
         value = plain(entry.values[key])
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
+        if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
             self.at(entry, key, f"{key} is {shown(entry.values[key])}; expected a number above 0")
             return None
         return float(value)
@@ -219,8 +247,8 @@ class YamlReader:
         self.say(line_of(node) if node is not None else entry.line, problem)
 
     def say(self, line: int, problem: str) -> None:
-        """Note a problem."""
-        self.problems.append((line, problem))
+        """Note a problem, on one line."""
+        self.problems.append((line, escape.visible(problem)))
 
 
 def line_of(node: yaml.Node) -> int:
@@ -267,5 +295,5 @@ def known(word: str, names: Iterable[str]) -> str:
 
 def one_line(text: str | None, limit: int = 120) -> str:
     """A text without its line breaks, cut where it is long."""
-    flat = " ".join((text or "").split())
+    flat = escape.visible(" ".join((text or "").split()))
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."

@@ -19,8 +19,8 @@ from planner.hardware.gpu import find_gpu
 from planner.kinds import EngineName
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
-from planner.model.arch import read_spec
-from planner.model.source import ModelSource, resolve
+from planner.model.find import find_model
+from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
 from planner.request import DEFAULT_CONTEXT_TOKENS, Load, find_free_bytes
 
@@ -165,8 +165,7 @@ class _Reader(YamlReader):
             return None
         if name not in self.models:
             try:
-                source = resolve(name)
-                self.models[name] = source, read_spec(source.config, source.name)
+                self.models[name] = find_model(name)
             except LmplanError as error:
                 self.at(entry, "model", _one_line(error))
                 return None

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from packaging.version import InvalidVersion, Version
 
 from planner.errors import UsageError
+from planner.files.escape import shown
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy.rules import (
     Architecture,
@@ -27,6 +28,8 @@ from planner.lmdeploy.words import RemoteCode
 
 __all__ = ["LmdeployVersion", "band", "holds"]
 
+_MAX_CHARACTERS: Final = 100
+"""A release with a date and a commit takes 40."""
 TURBOMIND: Final = tuple(f"turbomind.{part}" for part in ("kv_budget", "kv_layout", "workspace", "sharding", "support"))
 PYTORCH: Final = tuple(f"pytorch.{part}" for part in ("kv_budget", "kv_layout", "weights", "cuda_graphs"))
 
@@ -59,8 +62,10 @@ def resolve(text: str | None) -> LmdeployVersion:
         return LmdeployVersion(str(known_newest), known_newest)
     try:
         version = Version(text)
-    except InvalidVersion:
-        raise UsageError(f"--lmdeploy {text!r} is not a version", f"Such as {known_newest}") from None
+    except (InvalidVersion, ValueError):  # Python makes no number of thousands of digits
+        raise UsageError(f"--lmdeploy '{shown(text)}' is not a version", f"Such as {known_newest}") from None
+    if len(text) > _MAX_CHARACTERS:
+        raise UsageError(f"--lmdeploy '{shown(text)}' is longer than any version", f"Such as {known_newest}")
     if version < oldest:
         raise UsageError(f"LMDeploy {version} is older than what lmplan knows", f"Known: {oldest} to {known_newest}")
     if version > known_newest and version.release[:3] != known_newest.release[:3]:

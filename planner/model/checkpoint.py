@@ -6,7 +6,6 @@ The format is 8 bytes of length, that much JSON, then the tensors end to end
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from planner.errors import UsageError
+from planner.files import reading
+from planner.files.escape import shown
 from planner.model.dtypes import DType
 
 INDEX_NAME: Final = "model.safetensors.index.json"
-MAX_HEADER_BYTES: Final = 100_000_000
-"""The format's own bound (`MAX_HEADER_SIZE` in safetensors/src/tensor.rs). An index repeats the same names."""
-_WITHOUT_WEIGHTS: Final = "Download the weights again, or give the config.json itself to plan without them"
+_MAX_NAME_BYTES: Final = 255
+"""What Linux takes for a file's name."""
 _LENGTH: Final = struct.Struct("<Q")
 _LFS_POINTER: Final = b"version "
 _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
@@ -63,46 +63,51 @@ def read_header(path: Path) -> tuple[HeaderTensor, ...]:
     Raises:
         UsageError: unreadable, not safetensors, truncated, or of a dtype that lmplan does not know.
     """
-    try:
-        with path.open("rb") as file:
-            file_bytes = os.fstat(file.fileno()).st_size
-            start = file.read(_LENGTH.size)
-            if start == _LFS_POINTER:
-                raise UsageError(
-                    f"{path} is a Git LFS pointer and not the weights", f"git lfs pull fetches them. {_WITHOUT_WEIGHTS}"
-                )
-            if len(start) < _LENGTH.size:
-                raise _truncated(path, file_bytes, "its header")
-            (header_bytes,) = _LENGTH.unpack(start)
-            if header_bytes > MAX_HEADER_BYTES:
-                raise UsageError(f"{path} is not a safetensors file: it claims a header of {header_bytes} bytes")
-            header = file.read(header_bytes)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    if len(header) < header_bytes:
-        raise _truncated(path, file_bytes, "its header")
-    tensors, data_bytes = _parse(_json_object(header, f"the header of {path}"), str(path))
-    whole_bytes = _LENGTH.size + header_bytes + data_bytes
+    header, data_start = header_object(path)
+    tensors, data_bytes = _parse(header, shown(path))
+    file_bytes, whole_bytes = path.stat().st_size, data_start + data_bytes
     if file_bytes < whole_bytes:
         raise _truncated(path, file_bytes, f"all its tensors ({whole_bytes} bytes)")
     if file_bytes > whole_bytes:
-        raise UsageError(f"{path} has {file_bytes - whole_bytes} bytes more than its header accounts for")
+        raise UsageError(f"{shown(path)} has {file_bytes - whole_bytes} bytes more than its header accounts for")
     return tensors
 
 
+def header_object(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON object of a safetensors header, not yet looked into, and where the tensors' bytes begin.
+
+    Nothing is read of a header that is longer than any good one.
+
+    Raises:
+        UsageError: unreadable, or not safetensors.
+    """
+    with reading.open_regular(path, reading.WEIGHTS) as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        try:
+            start = file.read(_LENGTH.size)
+            if start == _LFS_POINTER:
+                hint = f"git lfs pull fetches them. {reading.HEADER.hint}"
+                raise UsageError(f"{shown(path)} is a Git LFS pointer and not the weights", hint)
+            if len(start) < _LENGTH.size:
+                raise _truncated(path, file_bytes, "its header")
+            (header_bytes,) = _LENGTH.unpack(start)
+            if header_bytes > reading.HEADER.max_bytes:
+                raise UsageError(
+                    f"{shown(path)} claims a header of {header_bytes} bytes; "
+                    f"{reading.HEADER.what} has at most {reading.HEADER.max_bytes}",
+                    reading.HEADER.hint,
+                )
+            text = file.read(header_bytes)
+        except OSError as error:
+            raise UsageError(f"cannot read {shown(path)}: {error.strerror or error}") from None
+    if len(text) < header_bytes:
+        raise _truncated(path, file_bytes, "its header")
+    where = f"the header of {shown(path)}"
+    return reading.object_of(text, reading.HEADER, where), _LENGTH.size + int(header_bytes)
+
+
 def _truncated(path: Path, file_bytes: int, what: str) -> UsageError:
-    return UsageError(f"{path} is truncated: {file_bytes} bytes do not hold {what}", _WITHOUT_WEIGHTS)
-
-
-def _json_object(text: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    # ValueError: no JSON, no UTF-8, or an integer past Python's limit of digits.
-    except (ValueError, RecursionError):
-        raise UsageError(f"{where} is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{where} is not a JSON object")
-    return value
+    return UsageError(f"{shown(path)} is truncated: {file_bytes} bytes do not hold {what}", reading.HEADER.hint)
 
 
 def _parse(header: Mapping[str, Any], where: str) -> tuple[tuple[HeaderTensor, ...], int]:
@@ -137,7 +142,7 @@ def declared(name: str, dtype_name: object, shape: object, where: str) -> Header
     """
     dtype = _DTYPES.get(dtype_name) if isinstance(dtype_name, str) else None
     if dtype is None:
-        _refuse(where, name, f"has dtype {str(dtype_name)[:20]!r}, which lmplan does not know")
+        _refuse(where, name, f"has dtype '{shown(str(dtype_name)[:20])}', which lmplan does not know")
     # 2**48: no side of a real tensor comes near, and a product of a few stays a number that prints.
     if type(shape) is not list or len(shape) > 16 or any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
         _refuse(where, name, "has a shape that is not a list of sizes")
@@ -145,7 +150,7 @@ def declared(name: str, dtype_name: object, shape: object, where: str) -> Header
 
 
 def _refuse(where: str, name: str, problem: str) -> NoReturn:
-    raise UsageError(f"{where}: tensor {name[:120]!r} {problem}")
+    raise UsageError(f"{where}: tensor '{shown(name)}' {problem}")
 
 
 def read_folder(folder: Path) -> Checkpoint | None:
@@ -160,7 +165,7 @@ def read_folder(folder: Path) -> Checkpoint | None:
     if not files:
         return None
     index = folder / INDEX_NAME
-    if index.is_file():
+    if reading.is_file(index):
         shards = _indexed_shards(index)
     else:
         # Some repositories keep a second copy in another naming beside model*.safetensors (Mistral's consolidated).
@@ -173,35 +178,45 @@ def read_folder(folder: Path) -> Checkpoint | None:
         if names is not None:
             missing = sorted(names - found.keys())
             if missing:
-                raise UsageError(f"{path} lacks {_some(missing)}, which {INDEX_NAME} expects there")
+                raise UsageError(f"{shown(path)} lacks {_some(missing)}, which {INDEX_NAME} expects there")
         twice = sorted(tensors.keys() & found.keys())
         if twice:
-            raise UsageError(f"{path} holds {_some(twice)}, which another file of {folder} holds as well")
+            raise UsageError(f"{shown(path)} holds {_some(twice)}, which another file of {shown(folder)} holds as well")
         tensors.update(found)
     return checkpoint_of(tensors, str(folder))
 
 
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file as an index of weights has it; the files lie beside it.
+
+    Raises:
+        UsageError: unreadable, or no such index.
+    """
+    found = reading.read_object(index, reading.INDEX).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise UsageError(f"{shown(index)} has no weight_map", reading.INDEX.hint)
+    for name, file_name in found.items():
+        if not isinstance(file_name, str) or not _is_plain(file_name):
+            what = shown(str(file_name)[:60])
+            raise UsageError(f"{shown(index)} puts tensor '{shown(name)}' in '{what}', which is not a file name")
+    return found
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it names a file of the same folder."""
+    return name.isprintable() and Path(name).name == name != ".." and 0 < len(name.encode()) <= _MAX_NAME_BYTES
+
+
 def _indexed_shards(index: Path) -> dict[Path, set[str] | None]:
     """The files that an index names, each with the tensors it should hold."""
-    try:
-        if index.stat().st_size > MAX_HEADER_BYTES:
-            raise UsageError(f"{index} is larger than {MAX_HEADER_BYTES} bytes")
-        text = index.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {index}: {error.strerror or error}") from None
-    weight_map = _json_object(text, str(index)).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise UsageError(f"{index} has no weight_map")
     shards: dict[str, set[str]] = {}
-    for name, file_name in weight_map.items():
-        if type(file_name) is not str or Path(file_name).name != file_name:
-            raise UsageError(f"{index} puts tensor {name[:120]!r} in {str(file_name)[:60]!r}, which is not a file name")
+    for name, file_name in weight_map(index).items():
         shards.setdefault(file_name, set()).add(name)
-    missing = sorted(name for name in shards if not (index.parent / name).is_file())
+    missing = sorted(name for name in shards if not (index.parent / name).exists())
     if missing:
         raise UsageError(
-            f"{index.parent} lacks {_some(missing)}, which {INDEX_NAME} names",
-            _WITHOUT_WEIGHTS,
+            f"{shown(index.parent)} lacks {_some(missing)}, which {INDEX_NAME} names",
+            reading.HEADER.hint,
         )
     return {index.parent / name: names for name, names in sorted(shards.items())}
 
@@ -216,9 +231,10 @@ def _check_numbering(files: list[Path]) -> None:
             expected = (f"{stem}-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
             missing = [name for name in expected if name not in there]
             if missing:
-                raise UsageError(f"{path.parent} lacks {_some(missing)}", _WITHOUT_WEIGHTS)
+                raise UsageError(f"{shown(path.parent)} lacks {_some(missing)}", reading.HEADER.hint)
 
 
 def _some(names: list[str]) -> str:
     """``a`` or ``a and 3 more``."""
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    first = shown(names[0])
+    return first if len(names) == 1 else f"{first} and {len(names) - 1} more"

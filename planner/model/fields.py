@@ -7,8 +7,6 @@ from typing import Any, Final
 
 from planner.errors import ConfigError
 
-MAX_CONFIG_BYTES: Final = 10_000_000
-"""No published config.json is a hundredth of this."""
 MAX_DIMENSION: Final = 2**24
 """No published tensor has a side near this; a larger value is a slip, and its product would mean nothing."""
 MAX_COUNT: Final = 2**14

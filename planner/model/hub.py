@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError
-from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of, declared
-from planner.model.fields import MAX_CONFIG_BYTES
+from planner.files.escape import visible
+from planner.files.reading import CONFIG, INDEX
+from planner.model.checkpoint import INDEX_NAME, Checkpoint, HeaderTensor, checkpoint_of, declared
 
 _REQUEST_TIMEOUT_S: Final = 10
 # Above single requests, because the library repeats failed ones. Headers are one request a shard.
@@ -94,8 +95,8 @@ def download(hub_id: HubId) -> HubFile:
         # Asked first and once: hf_hub_download alone repeats a failed connection for minutes.
         url = hf_hub_url(hub_id.repo, "config.json", revision=hub_id.revision)
         size_bytes = get_hf_file_metadata(url, timeout=_REQUEST_TIMEOUT_S).size
-        if size_bytes is not None and size_bytes > MAX_CONFIG_BYTES:
-            raise UsageError(f"config.json of {hub_id} has {size_bytes} bytes; expected at most {MAX_CONFIG_BYTES}")
+        if size_bytes is not None and size_bytes > CONFIG.max_bytes:
+            raise UsageError(f"config.json of {hub_id} has {size_bytes} bytes; expected at most {CONFIG.max_bytes}")
         path: str = hf_hub_download(
             hub_id.repo, "config.json", revision=hub_id.revision, etag_timeout=_REQUEST_TIMEOUT_S
         )
@@ -120,6 +121,7 @@ def read_headers(hub_id: HubId) -> Checkpoint | None:
         arguments["timeout"] = _REQUEST_TIMEOUT_S
 
     def fetch() -> Any:
+        _check_index(hub_id)
         try:
             return huggingface_hub.get_safetensors_metadata(hub_id.repo, **arguments)
         except NotASafetensorsRepoError:
@@ -133,6 +135,20 @@ def read_headers(hub_id: HubId) -> Checkpoint | None:
         for name, info in file.tensors.items():
             tensors[name] = declared(name, info.dtype, list(info.shape), f"{hub_id}/{file_name}")
     return checkpoint_of(tensors, f"Hugging Face Hub, {hub_id}")
+
+
+def _check_index(hub_id: HubId) -> None:
+    """Refuse an index that would take all memory; of headers the library itself refuses more than 25 MB."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        url = hf_hub_url(hub_id.repo, INDEX_NAME, revision=hub_id.revision)
+        size_bytes = get_hf_file_metadata(url, timeout=_REQUEST_TIMEOUT_S).size
+    except EntryNotFoundError:
+        return
+    if size_bytes is not None and size_bytes > INDEX.max_bytes:
+        raise UsageError(f"{INDEX_NAME} of {hub_id} has {size_bytes} bytes; expected at most {INDEX.max_bytes}")
 
 
 def _hub_file(path: str) -> HubFile:
@@ -242,4 +258,4 @@ def _no_access(repo: str) -> UsageError:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:160].rstrip(".") if lines else type(error).__name__
+    return visible(lines[0][:160]).rstrip(".") if lines else type(error).__name__

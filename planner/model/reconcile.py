@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from planner.files.escape import shown
 from planner.model.checkpoint import Checkpoint, HeaderTensor
 from planner.model.dtypes import DType
 from planner.model.tensors import Role, TensorGroup
@@ -44,6 +45,11 @@ def _match(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[l
                     members.stored[layer, expert] = tensor
         matched.append(members)
     return matched, list(unknown.values())
+
+
+def belongs(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds any of the tensors that its config leads to."""
+    return any(tensor.name in checkpoint.tensors for group in expected for tensor in group.expand())
 
 
 def compare(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> list[str]:
@@ -95,7 +101,7 @@ def _unknown_tensors(expected: tuple[TensorGroup, ...], unknown: list[HeaderTens
     tied = table is not None and not any(group.role is Role.LM_HEAD for group in expected)
     kinds: dict[str, list[HeaderTensor]] = {}
     for tensor in unknown:
-        kinds.setdefault(re.sub(r"\d+", "*", tensor.name), []).append(tensor)
+        kinds.setdefault(shown(re.sub(r"\d+", "*", tensor.name)), []).append(tensor)
     for kind, tensors in kinds.items():
         size = format_bytes(sum(tensor.size_bytes for tensor in tensors))
         if tied and table and len(tensors) == 1 and tensors[0].shape == table.shape:

@@ -59,11 +59,6 @@ def has_zero_points(config: Mapping[str, Any]) -> bool:
     return quantization_section(config).get("zero_point") is True
 
 
-def has_own_code(config: Mapping[str, Any]) -> bool:
-    """Whether the model comes with Python files that load it."""
-    return isinstance(config.get("auto_map"), dict)
-
-
 def _holders(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield config
     for name in _TEXT_SECTIONS:

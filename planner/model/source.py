@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from planner.errors import EnvironmentProblem, LmplanError, UsageError, perhaps
+from planner.files import reading
+from planner.files.escape import shown, visible
 from planner.model import catalog
 from planner.model.catalog import CatalogEntry
-from planner.model.fields import MAX_CONFIG_BYTES
 
 if TYPE_CHECKING:
     # Imported by those who need them: a name of the catalog needs neither the Hub nor a checkpoint.
@@ -67,11 +67,11 @@ def resolve(model: str) -> ModelSource:
     is_json = path.suffix.lower() == ".json"
     if stat.S_ISDIR(mode):
         return _from_folder(path)
-    if is_json and stat.S_ISREG(mode):
+    if is_json and mode:
         return _from_file(path)
     if is_json or text.startswith((".", "/", "~")) or text.partition("@")[0].count("/") > 1:
         problem = "is neither a folder nor a .json file" if mode else "does not exist"
-        raise UsageError(f"{text[:200]!r} {problem}", f"Give {_KINDS}")
+        raise UsageError(f"'{shown(text)}' {problem}", f"Give {_KINDS}")
     return _from_name(text)
 
 
@@ -84,9 +84,15 @@ def _expanded(text: str) -> Path:
 
 
 def _mode(path: Path) -> int:
-    """What stands at `path`, as st_mode; 0 for nothing, or for what no file can be called."""
+    """What stands at `path`, as st_mode; 0 for nothing, or for what no file can be called.
+
+    Raises:
+        UsageError: it may not be looked at.
+    """
     try:
         return path.stat().st_mode
+    except PermissionError as error:
+        raise UsageError(f"cannot look at {shown(path)}: {error.strerror}") from None
     except (OSError, ValueError):
         return 0
 
@@ -118,16 +124,17 @@ def _from_name(text: str) -> ModelSource:
 def _from_folder(folder: Path) -> ModelSource:
     from planner.model.checkpoint import read_folder
 
-    config = folder / CONFIG_NAME
-    if not config.is_file():
+    path = folder / CONFIG_NAME
+    if not _mode(path):
         hint = f"Give {_KINDS}"
         if catalog.load(str(folder)) is not None:
             hint = f"To plan the catalog's {folder}, run lmplan in another folder"
-        raise UsageError(f"the folder {folder} has no {CONFIG_NAME}", hint)
+        raise UsageError(f"the folder {shown(folder)} has no {CONFIG_NAME}", hint)
+    config = read_config(path)
     checkpoint = read_folder(folder)
     return ModelSource(
         name=_folder_name(folder),
-        config=read_config(config),
+        config=config,
         origin="folder",
         folder=folder,
         checkpoint=checkpoint,
@@ -137,30 +144,33 @@ def _from_folder(folder: Path) -> ModelSource:
 
 def _folder_name(folder: Path) -> str:
     whole = folder.absolute().resolve()
+    name = whole.name or str(whole)
     # A snapshot of the Hugging Face cache: models--org--name/snapshots/<commit>.
     if whole.parent.name == "snapshots" and whole.parent.parent.name.startswith("models--"):
-        return whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    return whole.name or str(whole)
+        name = whole.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return visible(name)
 
 
 def _synthetic(folder: Path) -> tuple[str, ...]:
-    if (folder / SYNTHETIC_MARK).exists():
-        return (f"lmplan made the weights of {folder} from their shapes: measure with them, never serve them",)
+    if reading.is_file(folder / SYNTHETIC_MARK):
+        return (f"lmplan made the weights of {shown(folder)} from their shapes: measure with them, never serve them",)
     return ()
 
 
 def _no_safetensors(folder: Path) -> tuple[str, ...]:
     from planner.model.checkpoint import INDEX_NAME
 
-    if (folder / INDEX_NAME).is_file():
-        return (f"{folder} has none of the files that {INDEX_NAME} names: their bytes are computed from config.json",)
+    if reading.is_file(folder / INDEX_NAME):
+        return (
+            f"{shown(folder)} has none of the files that {INDEX_NAME} names: their bytes are computed from config.json",
+        )
     if any(folder.glob("*.bin")):
-        return (f"the weights of {folder} are not safetensors: their bytes are computed from config.json",)
+        return (f"the weights of {shown(folder)} are not safetensors: their bytes are computed from config.json",)
     return ()
 
 
 def _from_file(path: Path) -> ModelSource:
-    name = _folder_name(path.parent) if path.name.lower() == CONFIG_NAME else path.stem
+    name = _folder_name(path.parent) if path.name.lower() == CONFIG_NAME else visible(path.stem)
     return ModelSource(name=name, config=read_config(path), origin="file")
 
 
@@ -217,40 +227,9 @@ def read_config(path: Path, label: str = "") -> dict[str, Any]:
     """The JSON object of a config.json; `label` is what messages call the file.
 
     Raises:
-        UsageError: unreadable, too large, not JSON (with line and column) or not an object.
+        UsageError: as `planner.files.reading.read_object`.
     """
-    label = label or str(path)
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {label}: {error.strerror or error}") from None
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise UsageError(f"{label} has more than {MAX_CONFIG_BYTES} bytes; no config.json does")
-    try:
-        value = json.loads(raw.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{label} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{label} is not UTF-8 text") from None
-    except RecursionError:
-        raise UsageError(f"{label} is nested too deeply") from None
-    except ValueError:
-        # Python reads no integer of more than 4300 digits.
-        raise UsageError(f"{label} holds a number that is too long") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{label} holds {_JSON_KINDS[type(value)]}; expected an object")
-    return value
-
-
-_JSON_KINDS: Final[dict[type, str]] = {
-    list: "a list",
-    str: "a text",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
+    return reading.read_object(path, reading.CONFIG, label)
 
 
 def _known_names() -> list[str]:
@@ -258,7 +237,7 @@ def _known_names() -> list[str]:
 
 
 def _unknown(text: str) -> UsageError:
-    return UsageError(f"unknown model {text[:120]!r}", perhaps(text[:120], _known_names()) or f"Give {_KINDS}")
+    return UsageError(f"unknown model '{shown(text)}'", perhaps(text[:120], _known_names()) or f"Give {_KINDS}")
 
 
 def _with_nearest(error: LmplanError, hub_id: HubId) -> LmplanError:

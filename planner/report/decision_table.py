@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from planner.advise.candidates import Candidate
 from planner.api.advice import Advice
+from planner.files.escape import markdown as escape
 from planner.report import decision_text as text
 from planner.report import wording
 
@@ -60,8 +61,8 @@ def render_limits(advice: Advice) -> str:
 def render_markdown(advice: Advice) -> str:
     """The same for a ticket or a wiki."""
     parts = [
-        f"## {text.asked(advice)}",
-        f"**{text.headline(advice)}**",
+        f"## {escape(text.asked(advice))}",
+        f"**{escape(text.headline(advice))}**",
         "\n".join(f"- {sentence}" for sentence in text.why(advice)),
         _table(advice, "github"),
         *(f"### {a.title}\n\n```\n{a.text}```" for a in advice.artefacts()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
+from planner.files.escape import markdown as escape
 from planner.report import decision_table, wording
 from planner.report.dossier import Dossier
 from planner.units import GIB, format_gib
@@ -70,7 +71,7 @@ def _provenance(dossier: Dossier) -> str:
     revision = f"@{made.revision}" if made.revision else ""
     lines = [
         f"- lmplan {made.lmplan}, LMDeploy {made.lmdeploy}, {made.date}",
-        f"- model {made.model}{revision}, config.json sha256 {made.config_sha256}",
+        f"- model {escape(made.model)}{revision}, config.json sha256 {made.config_sha256}",
         *(f"- {source}" for source in made.gpu_sources),
     ]
     return "### Provenance\n\n" + "\n".join(lines)

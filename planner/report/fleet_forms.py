@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from planner import __version__
+from planner.files.escape import csv_cell
 from planner.files.escape import html as escape
 from planner.fleet.placement import Process, Sweep
 from planner.report import fleet_rows as rows
@@ -53,8 +54,15 @@ def render_csv(sweep: Sweep) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(rows.MATRIX)
-    writer.writerows(["" if value is None else value for value in row] for row in rows.matrix(sweep))
+    writer.writerows([_cell(value) for value in row] for row in rows.matrix(sweep))
     return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Numbers stay numbers; a name is shown by a spreadsheet and not run."""
+    if value is None:
+        return ""
+    return csv_cell(value) if isinstance(value, str) else value
 
 
 def render_json(sweep: Sweep) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tabulate import tabulate
 
 from planner.api.estimate import Plan
+from planner.files.escape import markdown as escape
 from planner.report import wording
 from planner.units import GIB, counted
 
@@ -29,9 +30,9 @@ def render(plan: Plan) -> str:
         rows.append(["most under full load", f"{memory.full_load_bytes / GIB:.2f}", "", ""])
     capacity = [[f"{context:,}", f"{count:,}"] for context, count in wording.capacity_rows(plan)]
     parts = [
-        f"## {memory.deployment.spec.name} on {memory.deployment.gpu.name}",
+        f"## {escape(memory.deployment.spec.name)} on {memory.deployment.gpu.name}",
         f"**{wording.headline(plan)}**",
-        f"- Model: {wording.model_line(plan)}\n"
+        f"- Model: {escape(wording.model_line(plan))}\n"
         f"- GPU: {wording.gpu_line(plan)}\n"
         f"- Settings: {wording.settings_line(plan)}",
         _table(rows, ["term", "GiB", "band GiB", "evidence"]),
@@ -40,7 +41,7 @@ def render(plan: Plan) -> str:
         _table(capacity, ["context tokens", "concurrent sequences"]) if memory.kv_cache.blocks else "",
         "### Recommended\n\n" + "\n".join(f"- {reason}" for reason in plan.recommendation.why),
         f"```\n{plan.command}\n```" if plan.command else "",
-        "\n".join(f"- Note: {note}" for note in (*plan.notes, *memory.warnings)),
+        "\n".join(f"- Note: {escape(note)}" for note in (*plan.notes, *memory.warnings)),
         "\n".join(f"- Assumed: {assumption}" for assumption in wording.assumptions(plan)),
         wording.accuracy_line(plan),
         wording.CAPACITY_NOT_FOOTPRINT,

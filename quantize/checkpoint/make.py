@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from planner.cli.output import say
 from planner.errors import EnvironmentProblem, LmplanError
+from planner.files.escape import shown
 from planner.kinds import WeightsChoice
 from planner.model import formats
 from planner.model.arch import read_spec
@@ -58,7 +60,7 @@ def make(
     try:
         return write_checkpoint(folder, config, groups, fill=fill, seed=seed)
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write to {folder}: {error.strerror or error}") from None
+        raise EnvironmentProblem(f"cannot write to {shown(folder)}: {error.strerror or error}") from None
 
 
 @click.command()
@@ -78,10 +80,10 @@ def main(model: str, folder: Path, fill: Fill, weights: str, seed: int, layers: 
     try:
         path = make(model, folder, fill=fill, weights=weights, seed=seed, layers=layers)
     except LmplanError as error:
-        click.echo(f"error: {error.message}", err=True)
+        say(f"error: {error.message}", err=True)
         raise SystemExit(error.exit_code) from None
     status = path.stat()
-    click.echo(f"{path}: {format_bytes(status.st_size)}, {format_bytes(status.st_blocks * 512)} on disk")
+    say(f"{shown(path)}: {format_bytes(status.st_size)}, {format_bytes(status.st_blocks * 512)} on disk")
 
 
 if __name__ == "__main__":

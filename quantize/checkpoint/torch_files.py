@@ -1,28 +1,30 @@
 """Reading pytorch_model*.bin, which LMDeploy wrote before 0.9, without torch and without running what is in it.
 
 A file is a zip archive (`torch/serialization.py`, `_save`): ``data.pkl`` describes the tensors, and each storage is an
-uncompressed member ``data/<key>``. The pickle is read by an unpickler that builds descriptions and nothing else.
+uncompressed member ``data/<key>``. The pickle is read into descriptions and nothing else (`state_pickle`).
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import pickle
+import os
+import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 from planner.errors import UsageError
-from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of
+from planner.files.escape import shown
+from planner.files.reading import TENSOR_LIST, WEIGHTS, is_file, open_regular
+from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of, weight_map
 from planner.model.dtypes import DType
+from quantize.checkpoint.state_pickle import read_state
 
 INDEX_NAME: Final = "pytorch_model.bin.index.json"
-_MAX_PICKLE_BYTES: Final = 100_000_000
+_MAX_DIMENSIONS: Final = 16
 _STORAGES: Final = {
     "HalfStorage": DType.F16,
     "BFloat16Storage": DType.BF16,
@@ -63,12 +65,8 @@ class _StoredTensor:
 def bin_files(folder: Path) -> list[Path]:
     """The files of a checkpoint in this form: those of its index, or all; empty where there are none."""
     index = folder / INDEX_NAME
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise UsageError(f"{index} is not an index of weights") from None
-        return sorted(folder / str(name) for name in names)
+    if is_file(index):
+        return sorted({folder / name for name in weight_map(index).values()})
     return sorted(folder.glob("pytorch_model*.bin"))
 
 
@@ -85,7 +83,7 @@ def read_bin_folder(folder: Path) -> Checkpoint | None:
     for path in files:
         for name, tensor in _describe(path).items():
             if name in tensors:
-                raise UsageError(f"{path} holds {name[:120]}, which another file holds as well")
+                raise UsageError(f"{shown(path)} holds {shown(name)}, which another file holds as well")
             tensors[name] = HeaderTensor(name, tensor.shape, tensor.storage.dtype)
     return checkpoint_of(tensors, str(folder))
 
@@ -103,7 +101,7 @@ def read_tensors(path: Path, suffix: str) -> Iterator[tuple[str, DType, bytes]]:
             if not name.endswith(suffix):
                 continue
             if not tensor.is_contiguous():
-                raise UsageError(f"{path}: {name[:120]} is not stored in order")
+                raise UsageError(f"{shown(path)}: {shown(name)} is not stored in order")
             width = tensor.storage.dtype.bits // 8
             data = _member(archive, f"{root}/data/{tensor.storage.key}", path)
             start = tensor.offset_elements * width
@@ -116,77 +114,121 @@ def _describe(path: Path) -> dict[str, _StoredTensor]:
         text = _member(archive, f"{root}/data.pkl", path)
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     try:
-        value = _Unpickler(io.BytesIO(text)).load()
-    except UsageError:
-        raise
+        value = read_state(text, _NAMED, tuple(_FUNCTIONS.values()), _storage)
+    except UsageError as error:
+        raise UsageError(f"{shown(path)}: {error.message}", error.hint) from None
     except Exception as error:  # a broken pickle fails in as many ways as Python has exceptions
-        raise UsageError(f"{path}: its list of tensors cannot be read ({type(error).__name__})") from None
+        raise UsageError(f"{shown(path)}: its list of tensors cannot be read ({type(error).__name__})") from None
     if not isinstance(value, dict):
-        raise UsageError(f"{path} holds no dictionary of tensors")
+        raise UsageError(f"{shown(path)} holds no dictionary of tensors")
     tensors = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, _StoredTensor)}
     for name, tensor in tensors.items():
         width = tensor.storage.dtype.bits // 8
         end = (tensor.offset_elements + math.prod(tensor.shape)) * width
         if sizes.get(f"{root}/data/{tensor.storage.key}", -1) < end:
-            raise UsageError(f"{path} is truncated: {name[:120]} is not all there")
+            raise UsageError(f"{shown(path)} is truncated: {shown(name)} is not all there")
     return tensors
+
+
+class _Archive(zipfile.ZipFile):
+    """An archive whose directory is not read where it is larger than any checkpoint's."""
+
+    def __init__(self, path: Path) -> None:
+        self.raw = _Bounded(open_regular(path, WEIGHTS))
+        try:
+            super().__init__(self.raw)
+        except BaseException:
+            self.raw.close()
+            raise
+        # A member that says to be larger would get its memory before it is seen to be short.
+        self.raw.max_bytes = os.fstat(self.raw.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file as well, which zipfile leaves open where it did not open it."""
+        super().close()
+        self.raw.close()
+
+
+class _Bounded(io.BufferedReader):
+    """Bytes of which no more than so many are read at once."""
+
+    max_bytes = TENSOR_LIST.max_bytes
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(cast(io.BufferedReader, file).detach())
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.max_bytes:
+            raise zipfile.BadZipFile(f"{size} bytes are more than there can be")
+        return super().read(size)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(path)
+        return _Archive(path)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
-    except zipfile.BadZipFile:
-        raise UsageError(f"{path} is truncated, or not a checkpoint of torch 1.6 or later") from None
+        raise UsageError(f"cannot read {shown(path)}: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        raise UsageError(f"{shown(path)} is truncated, or not a checkpoint of torch 1.6 or later") from None
 
 
 def _root(archive: zipfile.ZipFile, path: Path) -> str:
     for name in archive.namelist():
         if name.endswith("/data.pkl") and name.count("/") == 1:
             return name.partition("/")[0]
-    raise UsageError(f"{path} has no data.pkl: not a checkpoint of torch")
+    raise UsageError(f"{shown(path)} has no data.pkl: not a checkpoint of torch")
 
 
 def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     try:
         info = archive.getinfo(name)
         # Storages are never compressed, so a member cannot be larger than the file.
-        if info.compress_type != zipfile.ZIP_STORED or (name.endswith(".pkl") and info.file_size > _MAX_PICKLE_BYTES):
-            raise UsageError(f"{path}: {name} is not stored as torch stores it")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise UsageError(f"{shown(path)}: {shown(name)} is not stored as torch stores it")
+        if name.endswith(".pkl") and info.file_size > TENSOR_LIST.max_bytes:
+            raise UsageError(
+                f"{shown(path)}: {shown(name)} has {info.file_size} bytes, too many for {TENSOR_LIST.what}"
+            )
         return archive.read(info)
     except KeyError:
-        raise UsageError(f"{path} lacks {name}") from None
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise UsageError(f"{path} is broken at {name}: {error}") from None
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows what a state dictionary is made of and refuses everything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        raise UsageError(f"a weights file asks for {module}.{name}, which no weights need")
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _location, num_elements = pid
-        if kind != "storage" or not isinstance(dtype, DType) or type(num_elements) is not int:
-            raise UsageError("a weights file refers to something that is no storage")
-        return _Storage(str(key), dtype, num_elements)
+        raise UsageError(f"{shown(path)} lacks {shown(name)}") from None
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise UsageError(f"{shown(path)} is broken at {shown(name)}: {shown(str(error))}") from None
 
 
 def _rebuild_tensor(
     storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *others: Any
 ) -> _StoredTensor:
+    numbers = (offset, *size, *stride)
+    if not isinstance(storage, _Storage) or len(size) != len(stride) or len(size) > _MAX_DIMENSIONS:
+        raise UsageError("its list of tensors holds a tensor of no shape")
+    if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
+        raise UsageError("its list of tensors holds a tensor of no shape")
     return _StoredTensor(storage, offset, tuple(size), tuple(stride))
 
 
 def _rebuild_parameter(data: _StoredTensor, *others: Any) -> _StoredTensor:
     return data
+
+
+def _dictionary() -> dict[str, Any]:
+    return {}
+
+
+def _storage(kind: Any, dtype: Any, key: Any, _location: Any, num_elements: Any) -> _Storage:
+    """What a persistent id stands for."""
+    texts = isinstance(kind, str) and isinstance(key, str)
+    if not texts or kind != "storage" or not isinstance(dtype, DType) or type(num_elements) is not int:
+        raise UsageError("its list of tensors refers to something that is no storage")
+    return _Storage(key, dtype, num_elements)
+
+
+_FUNCTIONS: Final[dict[tuple[str, str], Callable[..., Any]]] = {
+    ("collections", "OrderedDict"): _dictionary,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+}
+_NAMED: Final[dict[tuple[str, str], Any]] = {
+    **_FUNCTIONS,
+    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
+}

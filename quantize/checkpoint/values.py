@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from planner.errors import UsageError
+from planner.files.escape import shown
+from planner.files.reading import WEIGHTS, open_regular
 from planner.model.dtypes import DType
 
 _EXPONENT: Final = {DType.F16: 0x7C00, DType.BF16: 0x7F80}
@@ -79,10 +81,10 @@ def mapped(path: Path) -> Iterator[memoryview]:
     """
     try:
         with (
-            path.open("rb") as file,
+            open_regular(path, WEIGHTS) as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
             memoryview(data) as view,
         ):
             yield view
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
+        raise UsageError(f"cannot read {shown(path)}: {error}") from None

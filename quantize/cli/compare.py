@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from planner.cli.options import schema_option
+from planner.cli.output import say
 from planner.errors import CheckFailedError, UsageError
 from quantize.measure import compare_report
 from quantize.measure.compare import compare, read_estimate
@@ -28,5 +29,5 @@ def compare_command(estimate_file: Path, measurement_file: Path, tolerance: floa
     if tolerance is not None and not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance:g}; expected a share such as 0.01")
     comparison = compare(read_estimate(estimate_file), read(measurement_file), tolerance)
-    click.echo(compare_report.to_json(comparison) if form == "json" else compare_report.table(comparison), nl=False)
+    say(compare_report.to_json(comparison) if form == "json" else compare_report.table(comparison), nl=False)
     return 0 if comparison.passed else CheckFailedError.exit_code

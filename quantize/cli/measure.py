@@ -12,7 +12,10 @@ from click.core import ParameterSource
 
 from planner.api.estimate import Plan
 from planner.cli.options import deployment_options, schema_option
+from planner.cli.output import OutPath, check_output, say
 from planner.errors import ChildFailedError, UsageError
+from planner.files.escape import shown
+from planner.files.writing import STDOUT
 from planner.hardware.gpu import find_gpu
 from planner.lmdeploy.settings import Request
 from planner.report import jsonform
@@ -40,7 +43,7 @@ def _size(value: str | None) -> int | None:
 
 
 def _tell(text: str) -> None:
-    click.echo(f"  {text}", err=True)
+    say(f"  {text}", err=True)
 
 
 @click.command("measure")
@@ -76,9 +79,16 @@ def _tell(text: str) -> None:
     help="Stop the run after this time.",
 )
 @click.option("--python", help="The Python that LMDeploy is installed for.  [default: as for lmplan quantize]")
+@click.option("--trust-remote-code", is_flag=True, help="Run the Python files that come with the model.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("measurement.json"), show_default=True, help="The file."
+    "--out",
+    type=OutPath(),
+    default="measurement.json",
+    metavar="FILE",
+    show_default=True,
+    help="The file, - for standard output.",
 )
+@click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @click.option("--url", help="Attach to a server that runs already, such as http://localhost:23333.")
 @click.option("--pid", type=int, help="The server's process, for --url.")
 @schema_option("measurement-1.schema.json")
@@ -93,7 +103,9 @@ def measure_command(
     load_only: bool,
     time_limit_s: float,
     python: str | None,
+    trust_remote_code: bool,
     out: Path,
+    force: bool,
     url: str | None,
     pid: int | None,
     quant_policy: str,
@@ -109,13 +121,15 @@ def measure_command(
     lmplan measure --plan plan.json --out measured.json
     lmplan measure --url http://localhost:23333 --model internlm2_5-7b
     """
-    _check_usage(out, time_limit_s, image_pixels, url, pid)
+    _check_usage(time_limit_s, image_pixels, url, pid)
+    # A run takes minutes: that its result cannot be kept is said before.
+    check_output(out, force)
     given = {**wishes, "quant_policy": int(quant_policy)}
     if plan_file is not None:
         _refuse_settings((*wishes, "quant_policy"))
         model, given = _from_plan(plan_file, model)
     if url is not None:
-        return _attach(url, pid, device, model, given, out)
+        return _attach(url, pid, device, model, given, out, force)
     if model is None:
         raise UsageError("nothing to measure", "Give --model or --plan, or --url for a server that runs")
     from quantize.measure.plan import check_version, measure_plan, plan_here
@@ -130,7 +144,7 @@ def measure_command(
         given["lmdeploy"] = installed
     plan = plan_here(model, given, device, limit_bytes)
     check_version(plan, installed)
-    click.echo(f"estimated: {plan.memory.outcome}, {format_gib(plan.total_bytes)}", err=True)
+    say(f"estimated: {plan.memory.outcome}, {format_gib(plan.total_bytes)}", err=True)
     try:
         with tempfile.TemporaryDirectory(prefix="lmplan-weights-") as scratch:
             measurement = measure_plan(
@@ -143,25 +157,23 @@ def measure_command(
                 time_limit_s=time_limit_s,
                 python=python,
                 tell=_tell,
+                trust_remote_code=trust_remote_code,
             )
     except InterruptedMeasurement as error:
-        write(error.measurement, out)
-        error.hint = f"What was seen is in {out}, marked as not complete"
+        write(error.measurement, out, force=force)
+        error.hint = f"What was seen is in {shown(out)}, marked as not complete"
         raise
-    write(measurement, out)
+    write(measurement, out, force=force)
     return _show(plan, measurement, out)
 
 
-def _check_usage(out: Path, time_limit_s: float, image_pixels: int, url: str | None, pid: int | None) -> None:
+def _check_usage(time_limit_s: float, image_pixels: int, url: str | None, pid: int | None) -> None:
     if not time_limit_s > 0:
         raise UsageError(f"--time-limit is {time_limit_s:g}; expected seconds")
     if not 0 <= image_pixels <= _MOST_PIXELS:
         raise UsageError(f"--image is {image_pixels}; expected pixels a side, at most {_MOST_PIXELS}")
     if pid is not None and url is None:
         raise UsageError("--pid goes with --url")
-    # A run takes minutes: that its result cannot be kept is said before.
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'there is no such folder'}")
 
 
 def _check_gpu(name: str, device: int) -> None:
@@ -176,7 +188,9 @@ def _check_gpu(name: str, device: int) -> None:
         )
 
 
-def _attach(url: str, pid: int | None, device: int, model: str | None, given: dict[str, Any], out: Path) -> int:
+def _attach(
+    url: str, pid: int | None, device: int, model: str | None, given: dict[str, Any], out: Path, force: bool
+) -> int:
     from quantize.measure.attach import attach
     from quantize.measure.plan import plan_here
 
@@ -186,20 +200,32 @@ def _attach(url: str, pid: int | None, device: int, model: str | None, given: di
         plan = plan_here(model, given, device, None, measurement.free_before_bytes)
         measurement.model["served_as"] = measurement.model["name"]
         measurement.model["name"] = plan.memory.deployment.spec.name
-    write(measurement, out)
-    click.echo(measurement.note)
+    write(measurement, out, force=force)
+    err = _prints(out)
+    say(shown(measurement.note), err=err)
     if plan is not None:
         comparison = compare(jsonform.to_object(plan), measurement)
-        click.echo(compare_report.table(comparison), nl=False)
+        say(compare_report.table(comparison), nl=False, err=err)
         if not comparison.passed:
             settings = plan.memory.deployment.settings
-            click.echo(
+            say(
                 f"A server does not tell how it was started. The estimate is for --cache-max-entry-count "
                 f"{settings.cache_max_entry_count:g}, --max-batch-size {settings.max_batch_size}, --session-len "
-                f"{settings.session_len}; give what it was started with."
+                f"{settings.session_len}; give what it was started with.",
+                err=err,
             )
-    click.echo(f"written to {out}")
+    _say_where(out)
     return 0
+
+
+def _prints(out: Path) -> bool:
+    """Whether standard output takes the measurement, and all else has to go to standard error."""
+    return str(out) == STDOUT
+
+
+def _say_where(out: Path) -> None:
+    if not _prints(out):
+        say(f"written to {shown(out)}")
 
 
 def _refuse_settings(names: tuple[str, ...]) -> None:
@@ -218,8 +244,8 @@ def _from_plan(path: Path, model: str | None) -> tuple[str, dict[str, Any]]:
 
 def _show(plan: Plan, measurement: Measurement, out: Path) -> int:
     if not measurement.complete:
-        click.echo(f"lmplan: the run did not finish: {measurement.error}", err=True)
-    click.echo(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False)
-    click.echo(f"written to {out}")
+        say(f"lmplan: the run did not finish: {shown(measurement.error)}", err=True)
+    say(compare_report.table(compare(jsonform.to_object(plan), measurement)), nl=False, err=_prints(out))
+    _say_where(out)
     died_as_planned = measurement.outcome == plan.memory.outcome is not Outcome.SERVES
     return 0 if measurement.complete or died_as_planned else ChildFailedError.exit_code

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
+from planner.cli.output import say
 from planner.errors import CheckFailedError, LmplanError, UsageError
+from planner.files.escape import shown
 from quantize.lite.inspection import inspect_folder
 from quantize.recipe.file import LoadedRecipe, load_recipe, shipped_recipes
 from quantize.recipe.model import Target, json_schema
@@ -46,11 +48,11 @@ def quantize_command(
     Values of the recipe are overridden by the environment (LMPLAN_RECIPE_CALIBRATION__SAMPLES=64) and by --set.
     """
     if schema:
-        click.echo(json.dumps(json_schema(), indent=2))
+        say(json.dumps(json_schema(), indent=2))
         return
     if list_recipes:
         for name in shipped_recipes():
-            click.echo(name)
+            say(name)
         return
     if recipe is None:
         raise UsageError("give a recipe, a file or a shipped name", "Shipped: " + ", ".join(shipped_recipes()))
@@ -58,19 +60,19 @@ def quantize_command(
     if not dry_run and _is_done(loaded):
         return
     job = prepare(loaded, os.environ)
-    click.echo(report.preflight_text(job, loaded.name))
+    say(report.preflight_text(job, loaded.name))
     findings = report.findings_text(job)
     if findings:
-        click.echo(findings, err=True)
+        say(findings, err=True)
     if job.errors:
         raise PreflightError(job)
     if dry_run:
         return
     outcome = execute(ready(job), os.environ, make_display())
-    click.echo()
-    click.echo(report.outcome_text(outcome.manifest, job.output))
+    say("")
+    say(report.outcome_text(outcome.manifest, job.output))
     if loaded.recipe.deployment is not None:
-        _show_serving(job.output, loaded.recipe.deployment)
+        _show_serving(job.output, loaded.recipe.deployment, loaded.recipe.trust_remote_code)
 
 
 @click.command("inspect")
@@ -83,12 +85,12 @@ def inspect_command(folder: Path, as_json: bool) -> None:
         answer = {"folder": str(folder), "passed": inspection.passed, **asdict(inspection)}
         if inspection.quantization is not None:
             answer["quantization"] = inspection.quantization._asdict()
-        click.echo(json.dumps(answer, indent=2, default=str))  # a method goes by its name
+        say(json.dumps(answer, indent=2, default=str))  # a method goes by its name
     else:
-        click.echo(report.inspection_text(inspection, folder))
+        say(report.inspection_text(inspection, folder))
     if not inspection.passed:
         more = f" (and {len(inspection.problems) - 1} more)" if len(inspection.problems) > 1 else ""
-        raise CheckFailedError(f"{folder} did not pass: {inspection.problems[0]}{more}")
+        raise CheckFailedError(f"{shown(folder)} did not pass: {inspection.problems[0]}{more}")
 
 
 def _is_done(loaded: LoadedRecipe) -> bool:
@@ -98,17 +100,24 @@ def _is_done(loaded: LoadedRecipe) -> bool:
     if manifest is None or manifest.get("recipe_sha256") != loaded.recipe.sha256():
         return False
     if clean_leftover(output):
-        click.echo("cleaned what a killed run left", err=True)
-    click.echo(f"{output} is finished: made from this recipe at {manifest.get('finished_at')}; nothing to do")
+        say("cleaned what a killed run left", err=True)
+    finished_at = shown(str(manifest.get("finished_at"))[:40])
+    say(f"{shown(output)} is finished: made from this recipe at {finished_at}; nothing to do")
     return True
 
 
-def _show_serving(output: Path, deployment: Target) -> None:
+def _show_serving(output: Path, deployment: Target, trust_remote_code: bool) -> None:
     """What serving the result will hold, and where there is a GPU what it holds. The result is good either way."""
-    measured = measure_result(output, deployment, os.environ, lambda text: click.echo(f"  {text}", err=True))
+    measured = measure_result(
+        output,
+        deployment,
+        os.environ,
+        lambda text: say(f"  {text}", err=True),
+        trust_remote_code=trust_remote_code,
+    )
     unmeasured = measured if isinstance(measured, LmplanError) else None
-    click.echo()
-    click.echo(report.estimate_text(estimate_result(output, deployment), deployment, output, unmeasured))
+    say("")
+    say(report.estimate_text(estimate_result(output, deployment), deployment, output, unmeasured))
     if isinstance(measured, Serving):
-        click.echo()
-        click.echo(measured.text, nl=False)
+        say("")
+        say(measured.text, nl=False)

@@ -11,9 +11,11 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from planner.errors import EnvironmentProblem, UsageError, perhaps
+from planner.files.escape import shown
+from planner.files.reading import TEXT, open_regular
 
 STANDS_FOR: Final = "wikitext2"
 """The dataset whose name own text takes: every version knows it, and it joins all rows into one text."""
@@ -23,6 +25,8 @@ _CONFIG: Final = "wikitext-2-raw-v1"
 _JOINT: Final = "\n\n"
 # Rows keep paragraphs whole, and a row as long as a book would be one unwieldy JSON line.
 _MAX_ROW_CHARACTERS: Final = 100_000
+_MAX_LINE_BYTES: Final = 64 * 2**20
+"""Whole books stand on one line of .jsonl; the Bible has 4.4 MB."""
 SUFFIXES: Final = (".txt", ".jsonl", ".parquet")
 
 
@@ -43,16 +47,28 @@ def read_rows(path: Path, field: str = "text") -> Iterator[str]:
         EnvironmentProblem: a .parquet file without pyarrow to read it.
     """
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path} is not a calibration text", "Give a .txt, .jsonl or .parquet file")
-    try:
-        reader = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
-        yield from (text for text in reader(path, field) if text.strip())
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror or error}", "Name a .txt, .jsonl or .parquet file of your own text"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        raise UsageError(f"{shown(path)} is not a calibration text", "Give a .txt, .jsonl or .parquet file")
+    reader = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
+    with open_regular(path, TEXT) as file:
+        try:
+            yield from (text for text in reader(file, path, field) if text.strip())
+        except OSError as error:
+            raise UsageError(f"cannot read {shown(path)}: {error.strerror or error}", TEXT.hint) from None
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[str]:
+    """The lines of a text in UTF-8, each with its end.
+
+    Raises:
+        UsageError: one is too long to be text that anybody wrote, or not UTF-8.
+    """
+    for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b""), 1):
+        if len(line) > _MAX_LINE_BYTES:
+            raise UsageError(f"{shown(path)}:{number}: a line of more than {_MAX_LINE_BYTES} bytes", TEXT.hint)
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{shown(path)}:{number}: not UTF-8 text: byte {error.start}", TEXT.hint) from None
 
 
 def measure(rows: Iterable[str]) -> TextSize:
@@ -99,57 +115,60 @@ def draw_rows(seed: int, characters: int) -> list[str]:
     return rows
 
 
-def _txt(path: Path, field: str) -> Iterator[str]:
+def _txt(file: BinaryIO, path: Path, field: str) -> Iterator[str]:
     paragraph: list[str] = []
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            if line.strip():
-                paragraph.append(line)
-            elif paragraph:
-                yield "".join(paragraph).rstrip("\n")
-                paragraph = []
+    for line in _lines(file, path):
+        if line.strip():
+            paragraph.append(line.replace("\r\n", "\n"))
+        elif paragraph:
+            yield "".join(paragraph).rstrip("\n")
+            paragraph = []
     if paragraph:
         yield "".join(paragraph).rstrip("\n")
 
 
-def _jsonl(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                raise UsageError(f"{path}:{number}: not a line of JSON") from None
-            yield _field(row, field, f"{path}:{number}")
+def _jsonl(file: BinaryIO, path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(file, path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UsageError(f"{shown(path)}:{number}: not a line of JSON") from None
+        yield _field(row, field, f"{shown(path)}:{number}")
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _parquet(file: BinaryIO, path: Path, field: str) -> Iterator[str]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise EnvironmentProblem(
-            f"reading {path} needs pyarrow", "pip install pyarrow, or turn the file into .jsonl"
+            f"reading {shown(path)} needs pyarrow", "pip install pyarrow, or turn the file into .jsonl"
         ) from None
+    number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
+        with parquet.ParquetFile(file) as table:
+            names = table.schema_arrow.names
+            if field not in names:
                 raise UsageError(
-                    f"{path} has no column {field!r}; it has {', '.join(file.schema_arrow.names[:10])}",
+                    f"{shown(path)} has no column '{shown(field)}'; it has {shown(', '.join(names[:10]))}",
                     "Name it with calibration.text_field",
                 )
-            for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                for index, value in enumerate(batch.column(0).to_pylist()):
-                    yield _field({field: value}, field, f"{path}, row {index + 1}")
-    except ArrowException as error:
-        raise UsageError(f"{path} is not a parquet file: {str(error).splitlines()[0][:120]}") from None
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    yield _field({field: value}, field, f"{shown(path)}, row {number}")
+    except (ArrowException, ValueError) as error:  # pyarrow decodes texts only here
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{shown(path)} is not a parquet file: {shown(first[:120])}") from None
 
 
 def _field(row: Any, field: str, place: str) -> str:
+    field_name = f"'{shown(field)}'"
     if not isinstance(row, dict):
-        raise UsageError(f"{place}: expected an object with {field!r}")
+        raise UsageError(f"{place}: expected an object with {field_name}")
     value = row.get(field)
     if not isinstance(value, str):
-        problem = f"{field!r} is not a text" if field in row else f"there is no {field!r}"
+        problem = f"{field_name} is not a text" if field in row else f"there is no {field_name}"
         raise UsageError(f"{place}: {problem}", perhaps(field, row) or "Name the field with calibration.text_field")
     return value

@@ -30,7 +30,7 @@ class Event:
     gpu_bytes: int | None = None
 
 
-_CALIBRATED: Final = re.compile(r"(\S+), samples: \d+, max gpu memory: (\d+(?:\.\d+)?) GB")
+_CALIBRATED: Final = re.compile(r"(\S+), samples: \d+, max gpu memory: (\d{1,9}(?:\.\d+)?) GB")
 _LOADED: Final = re.compile(r"Loading calibrate dataset \.\.\.")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from planner.errors import ChildFailedError
+from planner.files.escape import shown, visible
 from quantize.lite.process import RunResult
 from quantize.system.child import exit_words
 
@@ -56,4 +57,4 @@ def explain(result: RunResult, log: str) -> ChildFailedError:
         ended = f"was {exit_words(code)}"
     else:
         ended = f"failed (exit {code})"
-    return ChildFailedError(f"LMDeploy {ended}: {line}; its log is {log}", hint)
+    return ChildFailedError(f"LMDeploy {ended}: {visible(line)}; its log is {shown(log)}", hint)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import LmplanError, UsageError
+from planner.files.escape import shown
+from planner.files.reading import is_file, is_folder
 from planner.model import formats
 from planner.model.arch import read_spec
 from planner.model.arch.quantization import read_quantization
-from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, read_folder
+from planner.model.checkpoint import INDEX_NAME, Checkpoint, checkpoint_of, header_object, read_folder, weight_map
 from planner.model.dtypes import DType
 from planner.model.fields import Fields
 from planner.model.inventory import inventory
@@ -71,13 +71,13 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
         UsageError: no such folder, or it has no config.json.
         UnsupportedModelError: a model that lmplan does not know.
     """
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", "Give the folder of a checkpoint, with its config.json")
+    if not is_folder(folder):
+        raise UsageError(f"there is no folder {shown(folder)}", "Give the folder of a checkpoint, with its config.json")
     config = read_config(folder / "config.json")
     quantization = read_quantization(Fields(config))
     method = None if quantization is None else find_method(quantization.method)
     problems = list(_config_problems(config, quantization, method))
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
+    if not any(is_file(folder / name) for name in _TOKENIZERS):
         problems.append(f"there is no tokenizer: none of {', '.join(_TOKENIZERS)}")
     if quantization is None or method is None:
         return Inspection(tuple(problems), (), quantization=quantization)
@@ -107,9 +107,8 @@ def inspect_folder(folder: Path, expected: tuple[TensorGroup, ...] | None = None
 def weight_files(folder: Path) -> list[Path]:
     """The files that count: those of the index, else all safetensors files, else pytorch_model*.bin."""
     index = folder / INDEX_NAME
-    if index.is_file():
-        weight_map = json.loads(index.read_bytes())["weight_map"]
-        return sorted({folder / name for name in weight_map.values()})
+    if is_file(index):
+        return sorted({folder / name for name in weight_map(index).values()})
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     return files or bin_files(folder)
 
@@ -130,7 +129,7 @@ def _compare(groups: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[l
     known = {name: tensor for name, tensor in checkpoint.tensors.items() if name in names}
     problems = compare(groups, checkpoint_of(known, checkpoint.source))
     others = sorted(checkpoint.tensors.keys() - names)
-    notes = [f"holds {len(others)} more tensors, such as {others[0]}"] if others else []
+    notes = [f"holds {len(others)} more tensors, such as {shown(others[0])}"] if others else []
     return problems, notes
 
 
@@ -144,7 +143,7 @@ def _scale_problems(folder: Path, suffix: str) -> tuple[list[str], int]:
                 continue  # the comparison of dtypes has reported it
             problem = look_at(words, dtype).problem
             if problem and len(problems) < 12:
-                problems.append(f"{name}: {problem}")
+                problems.append(f"{shown(name)}: {problem}")
     if not number:
         problems.append("there are no scales: no linear is quantized")
     return problems, number
@@ -155,10 +154,8 @@ def _scales(path: Path, suffix: str) -> Iterator[tuple[str, DType, bytes | memor
     if path.suffix == ".bin":
         yield from read_tensors(path, suffix)
         return
+    header, start = header_object(path)
     with mapped(path) as data:
-        (header_bytes,) = struct.unpack("<Q", data[:8])
-        start = 8 + header_bytes
-        header = json.loads(bytes(data[8:start]))
         for name, entry in header.items():
             if name.endswith(suffix):
                 begin, end = entry["data_offsets"]

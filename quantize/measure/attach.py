@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import urllib.request
 from typing import Any
 
 from planner.clock import today
 from planner.errors import EnvironmentProblem, UsageError
+from planner.files.escape import shown
+from planner.files.reading import PAGE, parse_json
 from quantize.measure.measurement import Measurement, Reading
 from quantize.system.machine import process_tree
 from quantize.system.nvml import Nvml
@@ -27,9 +28,9 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
         EnvironmentProblem: no answer, no driver, or the process holds nothing on the device.
     """
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--url is {url!r}; expected an address such as http://localhost:23333")
+        raise UsageError(f"--url is '{shown(url)}'; expected an address such as http://localhost:23333")
     base = url.rstrip("/")
-    model = _models(base)
+    model, blocks, usage = pages(base)
     nvml = Nvml()
     facts = nvml.facts(device)
     # Workers of a tensor-parallel server are children of the process that listens.
@@ -41,11 +42,7 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
         )
     whole = used is None
     size = facts.used_bytes - facts.idle_bytes if used is None else used
-    log: dict[str, Any] = {}
-    blocks = _engine_blocks(base)
-    if blocks is not None:
-        log["blocks"] = blocks
-    usage = _usage(base)
+    log: dict[str, Any] = {} if blocks is None else {"blocks": blocks}
     what = f"GPU {device} as a whole" if whole else f"process {pid}"
     note = f"{model} at {base}: {what} holds {size / 2**30:.2f} GiB" + (
         f", {usage:.1%} of its KV cache in use" if usage is not None else ""
@@ -72,6 +69,15 @@ def attach(url: str, pid: int | None, device: int) -> Measurement:
     )
 
 
+def pages(base: str) -> tuple[str, int | None, float | None]:
+    """What a server says of itself: its model, its blocks and the share of its KV cache in use, as far as it does.
+
+    Raises:
+        EnvironmentProblem: no answer, or none of an LMDeploy server.
+    """
+    return _models(base), _engine_blocks(base), _usage(base)
+
+
 def _get(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
@@ -80,31 +86,35 @@ def _get(url: str) -> str:
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise EnvironmentProblem(
-            f"{url} does not answer: {reason}", "Is the server up, and is this its address?"
+            f"{shown(url)} does not answer: {shown(str(reason))}", "Is the server up, and is this its address?"
         ) from None
 
 
 def _models(base: str) -> str:
     try:
-        name = json.loads(_get(f"{base}/v1/models"))["data"][0]["id"]
-        return str(name)[:200]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise EnvironmentProblem(f"{base}/v1/models names no model; is this an LMDeploy server?") from None
+        name = parse_json(_get(f"{base}/v1/models"), PAGE, base)["data"][0]["id"]
+    except (UsageError, KeyError, IndexError, TypeError):
+        name = None
+    if not isinstance(name, str) or not name:
+        raise EnvironmentProblem(f"{shown(base)}/v1/models names no model; is this an LMDeploy server?")
+    return shown(name)
 
 
 def _usage(base: str) -> float | None:
     try:
         match = _USAGE.search(_get(f"{base}/metrics"))
-    except EnvironmentProblem:
+        usage = float(match[1]) if match else None
+    except (EnvironmentProblem, ValueError):
         return None
-    return float(match[1]) if match else None
+    return usage if usage is not None and 0 <= usage <= 1 else None
 
 
 def _engine_blocks(base: str) -> int | None:
     """The PyTorch engine's block count: JSON in a JSON string (0.18.0)."""
     try:
-        value = json.loads(_get(f"{base}/distserve/engine_info"))
-        value = json.loads(value) if isinstance(value, str) else value
-        return int(value["num_gpu_blocks"]) or None
-    except (EnvironmentProblem, ValueError, KeyError, TypeError, RecursionError):
+        value = parse_json(_get(f"{base}/distserve/engine_info"), PAGE, base)
+        value = parse_json(value, PAGE, base) if isinstance(value, str) else value
+        blocks = value["num_gpu_blocks"]
+    except (EnvironmentProblem, UsageError, KeyError, TypeError, IndexError):
         return None
+    return blocks if type(blocks) is int and 0 < blocks < 2**40 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,18 @@ _BATCH = 64
 
 
 def calibrate(
-    device: int, engine: str, lmdeploy: str | None, python: str, tell: Callable[[str], None], tp: int = 1
+    device: int,
+    engine: str,
+    lmdeploy: str | None,
+    python: str,
+    tell: Callable[[str], None],
+    tp: int = 1,
+    *,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Measure, store and return the host's entry; with `tp` also what NCCL holds among so many GPUs.
+
+    `trust_remote_code` as for `measure_plan`; the sparse models that are started bring no code.
 
     Raises:
         UsageError: `tp` with the PyTorch engine, which does not say how much it found free.
@@ -45,7 +55,8 @@ def calibrate(
         "cache_max_entry_count": _RATIO,
         "max_batch_size": _BATCH,
     }
-    runs = [_run(model, wishes, device, python, tell) for model in MODELS]
+    start = partial(_run, device=device, python=python, tell=tell, trust_remote_code=trust_remote_code)
+    runs = [start(model, wishes) for model in MODELS]
     plan, first = runs[0]
     context = statistics.median(_used(measurement, "context") for _, measurement in runs)
     kernel = [_code_bytes(plan, measurement) - context for plan, measurement in runs]
@@ -64,7 +75,7 @@ def calibrate(
     }
     if tp > 1:
         code = int(context) + int(entry["kernel_code_bytes"])
-        exchanging = _run(_EXCHANGING_MODEL, {**wishes, "tp": tp}, device, python, tell, load_only=True)
+        exchanging = start(_EXCHANGING_MODEL, {**wishes, "tp": tp}, load_only=True)
         entry["communicator"] = [_communicator(*exchanging, code, tp)]
     calibration.store(entry)
     return entry
@@ -73,10 +84,11 @@ def calibrate(
 def _run(
     model: str,
     wishes: dict[str, Any],
+    *,
     device: int,
     python: str,
     tell: Callable[[str], None],
-    *,
+    trust_remote_code: bool,
     load_only: bool = False,
 ) -> tuple[Plan, Measurement]:
     tell(f"{model}, tp {wishes['tp']}" if "tp" in wishes else model)
@@ -84,7 +96,14 @@ def _run(
     if plan.memory.outcome is Outcome.HANGS_STARTING:  # a small card, whose share holds no long request
         plan = plan_here(model, {**wishes, "cache_max_entry_count": _MORE_RATIO}, device, None)
     with tempfile.TemporaryDirectory(prefix="lmplan-calibrate-") as scratch:
-        measurement = measure_plan(plan, Path(scratch), device=device, python=python, load_only=load_only)
+        measurement = measure_plan(
+            plan,
+            Path(scratch),
+            device=device,
+            python=python,
+            load_only=load_only,
+            trust_remote_code=trust_remote_code,
+        )
     if not measurement.complete or measurement.outcome != "serves":
         got = measurement.phases[-1].name.replace("_", " ") if measurement.phases else "starting Python"
         raise ChildFailedError(f"{model} ended after {got}: {measurement.error}", "Nothing was stored")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import UsageError
+from planner.evidence.forms import EstimateForm, check, check_schema
+from planner.files import reading
+from planner.files.escape import shown
 from planner.kinds import EngineName, assert_never
 from planner.model.quantization import QuantMethod
 from planner.units import MIB, format_gib
@@ -31,7 +33,6 @@ _DENSE, _TP, _FOUR_BITS, _PYTORCH = 0.01, 0.015, 0.03, 0.03
 """Relative differences that `lmplan compare` accepts. Repeats of a 16-bit TurboMind start agree to 0.1%, those of a
 4-bit one differ by up to 2.5% of the KV budget (a race in the engine), NCCL takes its buffers as it goes, and the
 PyTorch engine loads code so."""
-_WRITES_IT: Final = "`lmplan estimate --format json` writes one"
 _FREE_DIFFERENCE_BYTES: Final = 64 * MIB
 """Holding the rest of a card leaves up to 16 MiB more than asked for (`hold.py`)."""
 
@@ -108,46 +109,10 @@ def read_estimate(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, is of another schema, or lacks what a comparison reads.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = "Estimates come from `lmplan estimate --format json`"
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint) from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict) or value.get("schema") != ESTIMATE_SCHEMA:
-        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise UsageError(f"{path} is no estimate: its schema is {found!r}, expected {ESTIMATE_SCHEMA!r}")
-    check_estimate(value, str(path))
+    value = reading.read_object(path, reading.ESTIMATE)
+    check_schema(value, ESTIMATE_SCHEMA, f"{shown(path)} is no estimate", reading.ESTIMATE.hint)
+    check(EstimateForm, value, shown(path), reading.ESTIMATE.hint)
     return value
-
-
-def check_estimate(estimate: dict[str, Any], where: str) -> None:
-    """Make sure that everything is there that a comparison reads.
-
-    Raises:
-        UsageError: something is not.
-    """
-    try:
-        read = [estimate["model"]["name"], estimate["verdict"], *(estimate["settings"][key] for key in _SAME)]
-        sizes = [
-            estimate["gpu"]["free_bytes"],
-            estimate["kv_cache"]["block_bytes"],
-            estimate["kv_cache"]["blocks"],
-            estimate["per_gpu"]["total_bytes"],
-            estimate["per_gpu"]["load_peak_bytes"],
-        ]
-        EngineName(estimate["settings"]["engine"])
-        Verdict(str(estimate["verdict"]))
-        for term in estimate["per_gpu"]["terms"]:
-            read.append(term["name"])
-            sizes += [term["bytes"], term["low_bytes"], term["high_bytes"]]
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{where}: a field is missing ({error})", _WRITES_IT) from None
-    except ValueError as error:
-        raise UsageError(f"{where}: a field is of another kind ({error})", _WRITES_IT) from None
-    if any(isinstance(value, (dict, list)) for value in read) or not all(isinstance(size, int) for size in sizes):
-        raise UsageError(f"{where}: a field is of another kind", _WRITES_IT)
 
 
 def _tolerance(estimate: dict[str, Any], measurement: Measurement) -> float:
@@ -164,18 +129,17 @@ def _tolerance(estimate: dict[str, Any], measurement: Measurement) -> float:
 
 
 def _check_same(estimate: dict[str, Any], measurement: Measurement) -> None:
-    if estimate.get("schema") != ESTIMATE_SCHEMA:
-        raise UsageError(f"the estimate's schema is {estimate.get('schema')!r}, expected {ESTIMATE_SCHEMA!r}")
-    if estimate["model"]["name"] != measurement.model.get("name"):
-        raise UsageError(
-            f"the estimate is of {estimate['model']['name']}, the measurement of {measurement.model.get('name')}"
-        )
+    check_schema(estimate, ESTIMATE_SCHEMA, "that is no estimate")
+    planned, served = estimate["model"]["name"], measurement.model["name"]
+    if planned != served:
+        raise UsageError(f"the estimate is of {shown(planned)}, the measurement of {shown(served)}")
     ran = {"lmdeploy": measurement.host.get("lmdeploy"), **measurement.settings}
     for key in _SAME:
         measured, estimated = ran.get(key), estimate["settings"][key]
         if measured is not None and measured != estimated:
             raise UsageError(
-                f"the measurement has another setting: {key} is {measured}, the estimate's is {estimated}",
+                f"the measurement has another setting: {key} is {shown(str(measured))}, "
+                f"the estimate's is {shown(str(estimated))}",
                 "Estimate again with the settings that ran",
             )
     free = estimate["gpu"]["free_bytes"]
@@ -228,6 +192,8 @@ def _growth(measurement: Measurement) -> int | None:
     if "full_batch" not in names or measurement.total_bytes is None:
         return None
     served = measurement.phases[names.index("loaded") + 1 :]
+    if not served:  # requests before it had loaded: nobody runs so
+        return None
     return max(max(phase.peak_bytes[0] for phase in served) - measurement.total_bytes, 0)
 
 

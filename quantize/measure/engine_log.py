@@ -12,11 +12,12 @@ from typing import Final
 
 from planner.units import MIB
 
-_BUDGET: Final = re.compile(r"Object cache budget: ([0-9.]+) MB from free ([0-9.]+) MB and ratio ([0-9.]+)")
-_SLAB: Final = re.compile(r"slab_size (\d+), object_size (\d+), object_count (\d+)")
-_BLOCK_COUNT: Final = re.compile(r"max_block_count = (\d+)")
-_BLOCK_SIZE: Final = re.compile(r"(?<![\w.])block_size = ([0-9.]+) MB")
-_PYTORCH_BLOCKS: Final = re.compile(r"num_gpu_blocks=(\d+)")
+# Whole numbers of up to 15 digits and MB of up to 9: longer ones are no sizes, and some overflow.
+_BUDGET: Final = re.compile(r"Object cache budget: (\d{1,9}\.?\d*) MB from free (\d{1,9}\.?\d*) MB and ratio \d")
+_SLAB: Final = re.compile(r"slab_size (\d{1,15}), object_size (\d{1,15}), object_count (\d{1,15})\b")
+_BLOCK_COUNT: Final = re.compile(r"max_block_count = (\d{1,15})\b")
+_BLOCK_SIZE: Final = re.compile(r"(?<![\w.])block_size = (\d{1,9}\.?\d*) MB")
+_PYTORCH_BLOCKS: Final = re.compile(r"num_gpu_blocks=(\d{1,15})\b")
 _OUT_OF_MEMORY: Final = re.compile(
     r"out of memory|OutOfMemoryError|No enough gpu memory|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation", re.I
 )

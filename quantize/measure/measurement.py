@@ -7,29 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from planner.errors import UsageError
+from planner.evidence.forms import MeasurementForm, check, check_schema
+from planner.files import reading
+from planner.files.escape import shown
+from planner.files.writing import write_text
 
 SCHEMA: Final = "lmplan.measurement/1"
-_KINDS: Final[dict[str, type]] = {
-    "complete": bool,
-    "outcome": str,
-    "host": dict,
-    "model": dict,
-    "checkpoint": dict,
-    "settings": dict,
-    "free_before_bytes": int,
-    "engine_log": dict,
-    "load_peak_bytes": int,
-    "peak_bytes": int,
-}
-OUTCOMES: Final = (
-    "serves",
-    "dies while loading",
-    "no room for the KV cache",
-    "dies while warming up",
-    "hangs while warming up",
-    "failed",
-)
 
 
 @dataclass(slots=True)
@@ -48,7 +31,7 @@ class Measurement:
 
     Attributes:
         complete: false for a run that was cut short; what it reached is kept.
-        outcome: one of OUTCOMES.
+        outcome: one of `planner.evidence.forms.OUTCOMES`.
         host: product, memory_total_bytes, driver, compute_capability, and versions of what ran.
         model: name, architecture, config (the whole config.json, so that the run can be replayed).
         checkpoint: format (16-bit, awq ...), bytes, synthetic.
@@ -90,58 +73,34 @@ class Measurement:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
 
 
-def write(measurement: Measurement, path: Path) -> None:
-    """Write the file in one step: nothing half-written ever carries the name.
+def write(measurement: Measurement, path: Path, *, force: bool = False) -> None:
+    """Write the file, whole or not at all.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError, EnvironmentProblem: as `planner.files.writing.write_text`.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(measurement.to_json(), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "--out names another file") from None
+    write_text(path, measurement.to_json(), force=force)
 
 
 def read(path: Path) -> Measurement:
     """Read a measurement file.
 
     Raises:
-        UsageError: not there, not JSON, another schema, or a field missing.
+        UsageError: not there, not JSON, another schema, or a field that is missing or cannot be right.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise UsageError(f"{path} is no measurement: its schema is {found!r}, expected {SCHEMA!r}")
-    return from_object(value, str(path))
+    value = reading.read_object(path, reading.MEASUREMENT)
+    check_schema(value, SCHEMA, f"{shown(path)} is no measurement", reading.MEASUREMENT.hint)
+    return from_object(value, shown(path))
 
 
 def from_object(value: dict[str, Any], where: str) -> Measurement:
     """A measurement from its JSON object.
 
     Raises:
-        UsageError: a field is missing or of another kind.
+        UsageError: a field is missing or cannot be right.
     """
+    check(MeasurementForm, value, where, reading.MEASUREMENT.hint)
     fields = {name: value[name] for name in Measurement.__dataclass_fields__ if name in value}
-    try:
-        fields["phases"] = [Reading(**phase) for phase in fields["phases"]]
-        found = Measurement(**fields)
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{where}: a field is missing or unknown ({error})") from None
-    for name, kind in _KINDS.items():
-        if not isinstance(getattr(found, name), kind):
-            raise UsageError(f"{where}: {name} is {getattr(found, name)!r:.40}; expected {kind.__name__}")
-    for phase in found.phases:
-        for sizes in (phase.used_bytes, phase.peak_bytes):
-            if not (isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes)):
-                raise UsageError(f"{where}: phase {phase.name!r:.40} has no bytes")
-    for name, size in found.engine_log.items():
-        if not isinstance(size, int):
-            raise UsageError(f"{where}: engine_log.{name} is {size!r:.40}; expected int")
-    return found
+    known = Reading.__dataclass_fields__
+    fields["phases"] = [Reading(**{name: phase[name] for name in known if name in phase}) for phase in value["phases"]]
+    return Measurement(**fields)

@@ -8,14 +8,17 @@ from typing import Any
 
 from planner.api.estimate import Plan, estimate
 from planner.errors import EnvironmentProblem, UsageError
+from planner.files.escape import shown
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import options
 from planner.model import formats
 from planner.model.fingerprint import config_sha256
 from planner.model.inventory import inventory
+from planner.model.own_code import own_code, some_of
 from planner.model.rewrite import quantized_config
 from planner.report.jsonform import settings_object
 from planner.units import format_gib
+from quantize.checkpoint.stand_ins import needs_remote_code
 from quantize.checkpoint.synthetic import is_synthetic, write_checkpoint
 from quantize.measure.measurement import Measurement
 from quantize.measure.run import Case, measure
@@ -75,17 +78,23 @@ def measure_plan(
     sample_interval_s: float = GPU_INTERVAL_S,
     tell: Callable[[str], None] = lambda text: None,
     note: str = "",
+    trust_remote_code: bool = False,
 ) -> Measurement:
     """Run what `plan` describes; `scratch` takes a sparse checkpoint of its shapes, None serves the model's own folder.
 
     Raises:
-        UsageError: there are no weights on this machine and no `scratch`.
+        UsageError: there are no weights on this machine and no `scratch`, or the model comes with Python files and
+            `trust_remote_code` does not let them run.
         EnvironmentProblem: no GPU, no driver, no LMDeploy, or no room for the scratch folder.
         InterruptedMeasurement: a signal came.
     """
     deployment = plan.memory.deployment
     settings = deployment.settings
-    folder = _weights_folder(plan) if scratch is None else _sparse_checkpoint(plan, scratch / "model")
+    if scratch is None:
+        folder = _weights_folder(plan)
+        _check_code(plan, folder, trust_remote_code)
+    else:
+        folder = _sparse_checkpoint(plan, scratch / "model")
     case = Case(
         folder=folder,
         engine=settings.engine,
@@ -100,6 +109,8 @@ def measure_plan(
         python=python,
         decode_batches=decode_batches,
         sample_interval_s=sample_interval_s,
+        # Beside sparse weights lies no code but lmplan's own.
+        trust_remote_code=trust_remote_code if scratch is None else needs_remote_code(plan.source.config),
     )
     config = dict(plan.source.config)
     return measure(
@@ -137,14 +148,24 @@ def _weights_folder(plan: Plan) -> Path:
     folder = plan.source.folder
     if folder is None or plan.source.checkpoint is None:
         raise UsageError(
-            f"the weights of {plan.source.name} are not on this machine", "Measure its shapes: --dry-weights"
+            f"the weights of {shown(plan.source.name)} are not on this machine", "Measure its shapes: --dry-weights"
         )
     if deployment.settings.quantization != deployment.spec.quantization:
         raise UsageError(
-            f"{folder} is not quantized, and --weights {deployment.settings.weights} was asked for",
+            f"{shown(folder)} is not quantized, and --weights {deployment.settings.weights} was asked for",
             "Quantize it first (lmplan quantize), or measure its shapes with --dry-weights",
         )
     return folder.absolute()
+
+
+def _check_code(plan: Plan, folder: Path, trusted: bool) -> None:
+    """Nothing that came with a model runs unasked."""
+    files = () if trusted else own_code(plan.source.config, folder)
+    if files:
+        raise UsageError(
+            f"{shown(plan.source.name)} comes with Python files that would run: {some_of(files)}",
+            "Read them, then give --trust-remote-code; --dry-weights measures the shapes without them",
+        )
 
 
 def _sparse_checkpoint(plan: Plan, folder: Path) -> Path:

@@ -72,8 +72,8 @@ class Probe:
         config = kind(**{name: value for name, value in case["settings"].items() if name in known})
         options: dict[str, Any] = {"backend_config": config, "log_level": "INFO"}
         try:
-            self.pipe = lmdeploy.pipeline(case["folder"], trust_remote_code=True, **options)
-        except TypeError:  # versions before 0.13 trust remote code without being asked
+            self.pipe = lmdeploy.pipeline(case["folder"], trust_remote_code=case["trust_remote_code"], **options)
+        except TypeError:  # versions before 0.13 trust without being asked; whoever measures has looked for code
             self.pipe = lmdeploy.pipeline(case["folder"], **options)
 
     def generate(self, prompts: list[Any], new_tokens: int, **sampling: Any) -> tuple[float, int]:

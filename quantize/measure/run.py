@@ -32,7 +32,10 @@ _SETTLES_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run. `settings` are the engine's own option names; lengths are tokens."""
+    """One run. `settings` are the engine's own option names; lengths are tokens.
+
+    `trust_remote_code` lets Python files that come with the model run.
+    """
 
     folder: Path
     engine: str
@@ -47,6 +50,7 @@ class Case:
     devices: tuple[int, ...] = (0,)
     python: str = sys.executable
     sample_interval_s: float = GPU_INTERVAL_S
+    trust_remote_code: bool = False
 
 
 class InterruptedMeasurement(EndedBySignal):
@@ -68,6 +72,7 @@ def probe_case(case: Case) -> dict[str, Any]:
         "full_batch": case.full_batch,
         "image_pixels": case.image_pixels,
         "load_only": case.load_only,
+        "trust_remote_code": case.trust_remote_code,
     }
 
 
@@ -90,6 +95,7 @@ def measure(
         EnvironmentProblem: no GPU, no driver library, no LMDeploy.
         InterruptedMeasurement: a signal came; what was seen comes with it.
     """
+    date = today()  # asked before the run, which takes minutes
     nvml = Nvml()
     nvml.check(case.devices)
     facts = nvml.facts(case.devices[0])
@@ -124,7 +130,7 @@ def measure(
         peak_bytes=seen.peak_bytes,
         speed=seen.speed(),
         error="" if seen.done else seen.failure,
-        date=today(),
+        date=date,
         note="; ".join(part for part in (note, *seen.notes) if part),
     )
     if seen.signal_number is not None:
@@ -195,7 +201,8 @@ def _take(line: str, child: Child, nvml: Nvml, sampler: GpuSampler, seen: Seen, 
         return
     name = facts.pop("phase")
     if name == "context":
-        seen.versions = facts.pop("versions", {})
+        versions = facts.pop("versions", None)
+        seen.versions = {name: str(text) for name, text in versions.items()} if isinstance(versions, dict) else {}
     time.sleep(_SETTLES_S)
     used = sampler.now()
     peak = sampler.phase_peak()

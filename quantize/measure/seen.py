@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from planner.errors import UsageError
+from planner.files.reading import PAGE, parse_json
 from planner.units import MIB
 from quantize.measure import probe
 from quantize.measure.engine_log import EngineLog
@@ -61,7 +62,7 @@ class Seen:
         self.tail = [*self.tail[1 - _TAIL_LINES :], line.strip()[:500]]
 
     def outcome(self, free_bytes: int) -> str:
-        """Which of `measurement.OUTCOMES` it was, on a device with so much free before."""
+        """Which of `planner.evidence.forms.OUTCOMES` it was, on a device with so much free before."""
         if "short_request" in self.names or (self.done and "loaded" in self.names):
             return "serves"
         if self.log.no_room:
@@ -79,13 +80,13 @@ class Seen:
         """Rates of decoding and of prefill, as the phases told them."""
         rates = []
         for phase in self.phases:
-            seconds, tokens = phase.facts.get("seconds", 0), phase.facts.get("tokens", 0)
+            seconds, tokens = _number(phase.facts, "seconds"), _number(phase.facts, "tokens")
             # A model whose values are not numbers may end each answer at once: no tokens, no speed.
             if phase.name in ("decode", "long_prefill") and min(seconds, tokens) > 0:
                 rates.append(
                     {
                         "phase": "decode" if phase.name == "decode" else "prefill",
-                        "batch": phase.facts.get("batch", 1),
+                        "batch": int(_number(phase.facts, "batch")) or 1,
                         "tokens_per_s": tokens / seconds,
                     }
                 )
@@ -115,7 +116,14 @@ def phase_facts(line: str) -> dict[str, Any] | None:
     if not mark:
         return None
     try:
-        facts = json.loads(text)
-    except ValueError:
+        facts = parse_json(text, PAGE, "a report of the probe")
+    except UsageError:
         return None
     return facts if isinstance(facts, dict) and isinstance(facts.get("phase"), str) else None
+
+
+def _number(facts: dict[str, Any], name: str) -> float:
+    """A number of a report, 0 where it is none: a model's own code could print such a line, too."""
+    value = facts.get(name, 0)
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53
+    return value if usable else 0

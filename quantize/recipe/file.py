@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from planner.errors import UsageError, perhaps
-from planner.files.reading import RECIPE
-from planner.files.yaml_file import NodePath, compose, line_of, one_line, tree
+from planner.files.escape import shown
+from planner.files.reading import RECIPE, is_file, is_folder
+from planner.files.yaml_file import NodePath, compose, line_of, one_line, parse_value, tree
 from quantize.recipe.model import Calibration, Recipe
 
 ENVIRONMENT_PREFIX: Final = "LMPLAN_RECIPE_"
@@ -79,12 +79,12 @@ def load_recipe(name: str, settings: Iterable[str] = (), environment: Mapping[st
     for variable in sorted(variables):
         if variable.startswith(ENVIRONMENT_PREFIX):
             keys = tuple(part.lower() for part in variable.removeprefix(ENVIRONMENT_PREFIX).split("__"))
-            _override(source, keys, variables[variable], variable)
+            _override(source, keys, variables[variable], shown(variable))
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"--set {setting!r} is not key=value", "Such as --set calibration.batch_size=4")
-        _override(source, tuple(part.strip() for part in key.split(".")), value, f"--set {key.strip()}")
+            raise UsageError(f"--set '{shown(setting)}' is not key=value", "Such as --set calibration.batch_size=4")
+        _override(source, tuple(part.strip() for part in key.split(".")), value, f"--set {shown(key.strip())}")
     try:
         recipe = Recipe.model_validate(source.values)
     except ValidationError as error:
@@ -94,33 +94,30 @@ def load_recipe(name: str, settings: Iterable[str] = (), environment: Mapping[st
 
 def _find(name: str) -> Path:
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
-    if path.is_dir():
-        raise UsageError(f"{name} is a folder; expected a recipe file")
+    if is_folder(path):
+        raise UsageError(f"{shown(name)} is a folder; expected a recipe file")
     looks_like_path = path.suffix in (".yaml", ".yml") or path.parent != Path()
-    what = f"there is no recipe file {name}" if looks_like_path else f"unknown recipe {name!r}"
+    what = f"there is no recipe file {shown(name)}" if looks_like_path else f"unknown recipe '{shown(name)}'"
     raise UsageError(what, perhaps(path.stem, shipped) or "Shipped: " + ", ".join(shipped))
 
 
 def _read_yaml(path: Path) -> _Source:
-    node = compose(path, RECIPE, aliases=False)
+    node = compose(path, RECIPE)
     if node is None:
-        raise UsageError(f"{path} is empty; expected a recipe", "See `lmplan quantize --schema`")
+        raise UsageError(f"{shown(path)} is empty; expected a recipe", "See `lmplan quantize --schema`")
     values, places = tree(node, path, RECIPE)
     if not isinstance(values, dict):
-        raise UsageError(f"{path}:{line_of(node)}: expected `key: value` lines, such as `model: ...`")
-    return _Source(str(path), values, places)
+        raise UsageError(f"{shown(path)}:{line_of(node)}: expected `key: value` lines, such as `model: ...`")
+    return _Source(shown(path), values, places)
 
 
 def _override(source: _Source, keys: tuple[str, ...], text: str, place: str) -> None:
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UsageError(f"{place}: {text[:60]!r} is not a YAML value") from None
+    value = parse_value(text, place)
     target = source.values
     for depth, key in enumerate(keys[:-1], 1):
         if target.get(key) is None:
@@ -128,7 +125,7 @@ def _override(source: _Source, keys: tuple[str, ...], text: str, place: str) -> 
             source.places[keys[:depth]] = place
         child = target[key]
         if not isinstance(child, dict):
-            raise UsageError(f"{place}: {key} is a value, not a section")
+            raise UsageError(f"{place}: {shown(key)} is a value, not a section")
         target = child
     target[keys[-1]] = value
     source.places[keys] = place
@@ -150,7 +147,7 @@ def _explain_all(errors: list[ErrorDetails], source: _Source) -> UsageError:
 
 def _explain(error: ErrorDetails, source: _Source) -> UsageError:
     path = error["loc"]
-    place, key = source.place(path), ".".join(map(str, path))
+    place, key = source.place(path), shown(".".join(map(str, path)))
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = _fields_at(path[:-1])
@@ -160,12 +157,12 @@ def _explain(error: ErrorDetails, source: _Source) -> UsageError:
         return UsageError(f"{place}: unknown key {key}", hint)
     if kind == "missing":
         return UsageError(f"{place}: {key} is missing", _description(path))
-    shown = one_line(repr(error["input"]), 40)
+    given = one_line(repr(error["input"]), 40)
     if kind == "value_error":
         message = str(context["error"])
-        about = f"{key} is {shown}; " if message.startswith("expected") else f"{key}: "
+        about = f"{key} is {given}; " if message.startswith("expected") else f"{key}: "
         return UsageError(f"{place}: {about}{message}")
-    return UsageError(f"{place}: {key} is {shown}; expected {_expected(kind, context)}", _description(path))
+    return UsageError(f"{place}: {key} is {given}; expected {_expected(kind, context)}", _description(path))
 
 
 def _expected(kind: str, context: Mapping[str, Any]) -> str:

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from planner.errors import LmplanError
+from planner.files import reading
+
 NAME: Final = "lmplan.json"
 SCHEMA_VERSION: Final = 1
 
@@ -61,7 +64,6 @@ class Manifest:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest in `folder`, or None where there is none that can be read."""
     try:
-        value = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return reading.read_object(folder / NAME, reading.MANIFEST)
+    except LmplanError:
         return None
-    return value if isinstance(value, dict) else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from planner.files.escape import shown
 from planner.model.dtypes import DType
-from planner.model.rewrite import has_own_code
+from planner.model.own_code import own_code, some_of
 from planner.model.spec import ModelSpec
 from quantize.lite.command import unknown_options
 from quantize.lite.findings import Finding, error, warning
@@ -18,16 +21,18 @@ from quantize.recipe.model import DRAWN, MethodName, Recipe
 from quantize.system.installation import Installation
 
 
-def recipe_findings(recipe: Recipe, spec: ModelSpec, config: Mapping[str, object]) -> Iterator[Finding]:
-    """What the recipe and the model say by themselves, without LMDeploy."""
+def recipe_findings(
+    recipe: Recipe, spec: ModelSpec, config: Mapping[str, Any], folder: Path | None = None
+) -> Iterator[Finding]:
+    """What the recipe and the model say by themselves, without LMDeploy; `folder` is where the model lies."""
     if spec.quantization is not None:
         yield error(
             f"{spec.name} is quantized already ({spec.quantization.method})", "Start from its 16-bit weights", 4
         )
     yield from METHODS[recipe.method].recipe_findings(recipe, spec)
-    if has_own_code(config) and not recipe.trust_remote_code and not recipe.draw:
+    if not recipe.trust_remote_code and not recipe.draw and (files := own_code(config, folder)):
         yield error(
-            f"{spec.name} comes with its own Python code, which has to run to load it",
+            f"{shown(spec.name)} comes with its own Python code, which has to run to load it: {some_of(files)}",
             "Read that code, then set trust_remote_code: true",
         )
     if recipe.draw and spec.architecture in ("InternLM2ForCausalLM", "InternLM3ForCausalLM", "InternVLChatModel"):

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from planner.files.escape import shown
 from planner.model.inventory import inventory
-from planner.model.reconcile import compare
+from planner.model.reconcile import belongs, compare
 from planner.model.source import ModelSource
 from planner.model.spec import ModelSpec
 from planner.units import format_gib
@@ -120,5 +121,11 @@ def weights_findings(source: ModelSource, spec: ModelSpec, reachable: bool) -> I
     elif source.folder is not None and source.checkpoint is None and not any(source.folder.glob("*.bin")):
         yield error(f"{source.folder} has no weights", "Expected *.safetensors or *.bin beside config.json")
     if source.checkpoint is not None and spec.quantization is None:
+        if not belongs(inventory(spec), source.checkpoint):
+            yield error(
+                f"{shown(source.checkpoint.source)} holds none of the tensors that its config.json leads to",
+                "Put the config.json and the weights of one model there",
+            )
+            return
         for line in compare(inventory(spec), source.checkpoint)[:3]:
             yield warning(f"the weights differ from config.json: {line}", "Predicted sizes follow config.json")

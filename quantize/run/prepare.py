@@ -93,7 +93,8 @@ def prepare(loaded: LoadedRecipe, environment: Mapping[str, str]) -> Job:
     source = find_model(recipe)
     spec = read_spec(source.config, source.name)
     machine = look(output, environment)
-    findings = [*preflight.recipe_findings(recipe, spec, source.config), *preflight_machine.output_findings(output)]
+    findings = [*preflight.recipe_findings(recipe, spec, source.config, source.folder)]
+    findings += preflight_machine.output_findings(output)
     findings += _text_findings(loaded, recipe)
     needs_network = (source.folder is None and not recipe.draw) or _is_named(recipe)
     reachable = needs_network and hub_reachable(environment)
@@ -246,7 +247,7 @@ def _dataset_is_cached(recipe: Recipe, environment: Mapping[str, str]) -> bool:
     """Whether `datasets` has prepared the named set before: it keeps a folder ``<owner>___<name>``."""
     if not _is_named(recipe):
         return False
-    home = Path(environment.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    home = Path(environment.get("HF_HOME") or expanded("~/.cache/huggingface"))
     cache = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets")
     hubs = {"wikitext2": "wikitext", "ptb": "ptb_text_only"}
     name = hubs.get(recipe.calibration.dataset or "", recipe.calibration.dataset or "")

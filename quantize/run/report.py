@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tabulate import tabulate
 
 from planner.api.estimate import Plan
 from planner.errors import LmplanError
+from planner.files.escape import visible
 from planner.units import format_bytes, format_gib
 from quantize.lite.inspection import Inspection
 from quantize.lite.methods import METHODS
@@ -20,7 +22,8 @@ from quantize.run.progress import format_seconds
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
-    return tabulate(list(rows), tablefmt="plain", disable_numparse=True)
+    """Two columns, one line each, whatever the names in them hold."""
+    return tabulate([(name, visible(text)) for name, text in rows], tablefmt="plain", disable_numparse=True)
 
 
 def preflight_text(job: Job, name: str) -> str:
@@ -62,9 +65,9 @@ def findings_text(job: Job) -> str:
     """Every finding with its remedy; empty where there is none."""
     lines = []
     for finding in sorted(job.findings, key=lambda finding: finding.severity.value):
-        lines.append(f"{finding.severity.value}: {finding.what}")
+        lines.append(f"{finding.severity.value}: {visible(finding.what)}")
         if finding.remedy:
-            lines.append(f"  {finding.remedy}")
+            lines.append(f"  {visible(finding.remedy)}")
     return "\n".join(lines)
 
 
@@ -107,7 +110,7 @@ def estimate_text(
     else:
         rows += [
             ("GPU memory", f"{format_gib(plan.total_bytes)} predicted, not measured: {unmeasured.message}"),
-            ("", f"to measure it, there: lmplan measure --model {output} --gpu {deployment.gpu}"),
+            ("", f"to measure it, there: lmplan measure --model {quote(str(output))} --gpu {quote(deployment.gpu)}"),
         ]
     rows += [
         (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planner.errors import LmplanError
+from planner.files.escape import shown
 from planner.hardware.gpu import find_gpu
 from planner.report import jsonform
 from planner.units import format_gib
@@ -32,11 +33,16 @@ class Serving:
 
 
 def measure_result(
-    output: Path, deployment: Target, environment: Mapping[str, str], tell: Callable[[str], None]
+    output: Path,
+    deployment: Target,
+    environment: Mapping[str, str],
+    tell: Callable[[str], None],
+    *,
+    trust_remote_code: bool = False,
 ) -> Serving | LmplanError:
     """Serve `output` as the recipe plans, on the first GPU of this machine; a smaller card is imitated.
 
-    The measurement is kept in the output folder.
+    The measurement is kept in the output folder. `trust_remote_code` is the recipe's.
 
     Returns:
         The comparison, or why there is none: no GPU, fewer GPUs than planned, no engine, another version.
@@ -59,9 +65,11 @@ def measure_result(
         }
         plan = plan_here(str(output), wishes, 0, limit)
         check_version(plan, installed)
-        tell(f"measuring: LMDeploy {installed} serves {output.name} on {here.name}")
-        measurement = measure_plan(plan, None, limit_bytes=limit, python=python, tell=tell)
-        write(measurement, output / MEASUREMENT)
+        tell(f"measuring: LMDeploy {installed} serves {shown(output.name)} on {here.name}")
+        measurement = measure_plan(
+            plan, None, limit_bytes=limit, python=python, tell=tell, trust_remote_code=trust_remote_code
+        )
+        write(measurement, output / MEASUREMENT, force=True)
         comparison = compare(jsonform.to_object(plan), measurement)
     except EndedBySignal:
         raise

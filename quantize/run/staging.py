@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from planner.errors import EnvironmentProblem, UsageError
+from planner.files.escape import shown
 
 SUFFIX: Final = ".lmplan-staging"
 _MARK: Final = "LMPLAN_STAGING"
@@ -69,8 +70,8 @@ class Staging:
             _sync_folder(self.output.parent)
         except OSError as error:
             raise EnvironmentProblem(
-                f"cannot put the result in place at {self.output}: {error.strerror or error}",
-                f"The checked result is in {self.result}",
+                f"cannot put the result in place at {shown(self.output)}: {error.strerror or error}",
+                f"The checked result is in {shown(self.result)}",
             ) from None
 
     def drop_inputs(self) -> None:
@@ -124,20 +125,20 @@ def open_staging(output: Path) -> Iterator[Staging]:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and root.is_dir() and os.access(root, os.W_OK):
             raise EnvironmentProblem(
-                f"another run is at work for {output}", "Wait for it, or give this one another output"
+                f"another run is at work for {shown(output)}", "Wait for it, or give this one another output"
             ) from None
-        raise EnvironmentProblem(f"cannot write beside the output: {root}: {error.strerror or error}") from None
+        raise EnvironmentProblem(f"cannot write beside the output: {shown(root)}: {error.strerror or error}") from None
     try:
         staging = Staging(root, output, fd)
         if any(root.iterdir()) and not (root / _MARK).exists():
-            raise UsageError(f"{root} is not a staging folder of lmplan", "Move it away, or give another output")
+            raise UsageError(f"{shown(root)} is not a staging folder of lmplan", "Move it away, or give another output")
         _clean(root)
         (root / _MARK).write_text(_MARK_TEXT, encoding="utf-8")
         for folder in (staging.work, staging.caches, staging.result):
             folder.mkdir()
         yield staging
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write to {root}: {error.strerror or error}") from None
+        raise EnvironmentProblem(f"cannot write to {shown(root)}: {error.strerror or error}") from None
     finally:
         os.close(fd)
 

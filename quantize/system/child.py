@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from planner.errors import EnvironmentProblem
+from planner.files.escape import visible
 from quantize.system.interrupts import EndedBySignal
 from quantize.system.lines import LineSplitter
 
@@ -34,7 +35,8 @@ class Child:
     Args:
         command: program and arguments.
         folder: its working folder.
-        environment: its environment; relative entries of PYTHONPATH are made absolute, for it runs elsewhere.
+        environment: its environment; relative entries of PYTHONPATH are made absolute, for it runs elsewhere, and a
+            Python from 3.11 on imports nothing from its working folder.
         answers: its standard input stays open for as long as lmplan lives, and it ends with its workers when that
             closes. Another program reads nothing and is killed by the kernel when lmplan dies.
         errors: what it writes to standard error is heard too, in the order in which it comes.
@@ -174,7 +176,7 @@ class Answer:
     def last_line(self) -> str:
         """Its last words; imports may print warnings before them."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "no output"
+        return visible(lines[-1][:300]) if lines else "no output"
 
 
 def ask(command: Sequence[str], environment: Mapping[str, str], within_s: float, *, errors: bool = True) -> Answer:
@@ -225,9 +227,12 @@ def _write(log: IO[bytes], data: bytes) -> None:
 def _for_another_folder(environment: Mapping[str, str]) -> dict[str, str]:
     # An empty entry is the working folder, which is never meant for a program that runs elsewhere.
     entries = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    if not entries:
-        return dict(environment)
-    return {**environment, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in entries)}
+    child = {**environment, "PYTHONSAFEPATH": "1"}
+    if entries:
+        child["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in entries)
+    else:
+        child.pop("PYTHONPATH", None)
+    return child
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

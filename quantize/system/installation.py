@@ -100,9 +100,7 @@ def _find_command(environment: Mapping[str, str]) -> tuple[str, ...]:
     if on_path:
         return (str(Path(on_path).absolute()),)
     if find_spec("lmdeploy") is not None:
-        # -P keeps the working folder off the module path, where Python has it.
-        safe = ("-P",) if sys.version_info >= (3, 11) else ()
-        return (sys.executable, *safe, "-m", "lmdeploy")
+        return (sys.executable, "-m", "lmdeploy")
     raise EnvironmentProblem("LMDeploy is not installed: there is no `lmdeploy` to run", INSTALL_HINT)
 
 

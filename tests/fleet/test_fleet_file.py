@@ -115,7 +115,8 @@ def test_what_is_no_fleet(text: str, says: str, write: Write) -> None:
         (b"a: [1\nb: 2\n", "fleet.yaml:2: "),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
         (b"a: \x00", "not valid YAML"),
-        (b"a: &x [*x]\nworkloads: *y\n", "fleet.yaml:2: "),
+        (b"a: &x [*x]\nworkloads: *y\n", "fleet.yaml:1: aliases (*x) have no place in a fleet"),
+        (b"a: !!timestamp z\n", "fleet.yaml:1: tags (!...) have no place in a fleet"),
     ],
 )
 def test_what_is_no_yaml(content: bytes, says: str, tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ NUMBERS = (
 )
 
 
-def odd(rng: random.Random) -> Any:
-    """A value of any kind that seldom belongs where it is put."""
-    kind = rng.randrange(8)
+def odd(rng: random.Random, levels: int = 3) -> Any:
+    """A value of any kind that seldom belongs where it is put; lists and objects nest by so many levels at most."""
+    kind = rng.randrange(8 if levels else 6)
     if kind < 3:
         return rng.choice(NUMBERS)
     if kind < 5:
@@ -88,8 +88,8 @@ def odd(rng: random.Random) -> Any:
     if kind == 5:
         return rng.choice((None, True, False))
     if kind == 6:
-        return [odd(rng) for _ in range(rng.choice((0, 1, 2, 40)))]
-    return {rng.choice(HOSTILE): odd(rng) for _ in range(rng.choice((0, 1, 3)))}
+        return [odd(rng, levels - 1) for _ in range(rng.choice((0, 1, 2, 40)))]
+    return {rng.choice(HOSTILE): odd(rng, levels - 1) for _ in range(rng.choice((0, 1, 3)))}
 
 
 def mutate(value: Any, rng: random.Random) -> Any:
@@ -123,7 +123,8 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
     if kind == 0:
         del holder[key]
     elif kind == 1 and isinstance(old, (int, float)) and not isinstance(old, bool):
-        holder[key] = rng.choice((old + 1, old - 1, -old, old * 2, old * 10**6, str(old), float(old), old / 3))
+        small = max(-(10**9), min(old, 10**9)) if old == old else 0  # a float takes no number of 400 digits
+        holder[key] = rng.choice((old + 1, old - 1, -old, old * 2, old * 10**6, str(small), float(small), small / 3))
     elif kind == 2 and isinstance(old, str):
         at = rng.randrange(len(old) + 1)
         holder[key] = old[:at] + rng.choice(HOSTILE) + old[at + rng.randrange(3) :]

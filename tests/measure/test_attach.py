@@ -91,7 +91,7 @@ def test_one_process(lmplan, gpu, serve, tmp_path):
     assert f"process {os.getpid()} holds 5.00 GiB" in done.stdout
     value = json.loads((tmp_path / "measurement.json").read_text())
     assert value["free_before_bytes"] == 150_109_880_320 - 3 * 2**30
-    done = lmplan("measure", "--url", serve(v1_models=MODELS), "--pid", "4194301")
+    done = lmplan("measure", "--url", serve(v1_models=MODELS), "--pid", "4194301", "--force")
     assert done.returncode == 5
     assert "does not say what process 4194301 holds" in done.stderr
 

@@ -119,7 +119,7 @@ def test_dying_on_a_full_gpu_is_for_want_of_memory_whatever_the_engine_says(lmpl
     words = {"dies": "warming up", "says": "Check failed: status == cudaSuccess invalid argument", "exit": -6}
     for spare, outcome in ((31 * MIB, "dies while warming up"), (33 * MIB, "failed")):
         engine(**{**good, **words, "load_peak": FREE_BYTES - spare, "total": FREE_BYTES - spare})
-        done = lmplan(*WORDS)
+        done = lmplan(*WORDS, "--force")
         assert done.returncode == 6, done.stderr
         assert "invalid argument" in done.stderr
         assert file_of(tmp_path)["outcome"] == outcome

@@ -151,29 +151,56 @@ def test_files_that_are_none_are_refused_in_one_line(files: tuple[Path, Path], t
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "said"),
     [
-        {"phases": [{"name": "loaded", "used_bytes": [], "peak_bytes": [], "facts": {}}]},
-        {"phases": [{"name": "loaded", "used_bytes": ["1"], "peak_bytes": [1], "facts": {}}]},
-        {"free_before_bytes": "much"},
-        {"host": []},
-        {"engine_log": {"blocks": "9"}},
+        (
+            {"phases": [{"name": "loaded", "used_bytes": [], "peak_bytes": [1], "facts": {}}]},
+            "phases[0].used_bytes is []; expected more of them",
+        ),
+        (
+            {"phases": [{"name": "loaded", "used_bytes": ["1"], "peak_bytes": [1], "facts": {}}]},
+            "phases[0].used_bytes[0] is '1'; expected a whole number",
+        ),
+        (
+            {"phases": [{"name": "loaded", "used_bytes": [1], "peak_bytes": [1], "facts": 3}]},
+            "phases[0].facts is 3; expected an object",
+        ),
+        ({"free_before_bytes": "much"}, "free_before_bytes is 'much'; expected a whole number"),
+        ({"host": []}, "host is []; expected an object"),
+        ({"engine_log": {"blocks": "9"}}, "engine_log.blocks is '9'; expected a whole number"),
+        ({"engine_log": {"kv_budget_bytes": None}}, "engine_log.kv_budget_bytes is None; expected a whole number"),
+        ({"outcome": "\x1b[2J"}, "outcome is '\\x1b[2J'; expected 'serves', "),
     ],
 )
-def test_a_hollow_measurement_is_refused(files: tuple[Path, Path], changes: dict[str, Any], capsys: Capture) -> None:
+def test_a_hollow_measurement_is_refused_with_the_field(
+    files: tuple[Path, Path], changes: dict[str, Any], said: str, capsys: Capture
+) -> None:
     edit(files[1], **changes)
     assert run(["compare", *map(str, files)]) == 2
-    assert "measured.json" in capsys.readouterr().err
+    assert f"measured.json: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"per_gpu": 3}, {"settings": {"tp": {}}}, {"gpu": {"free_bytes": "all"}}, {"verdict": []}, {"model": []}],
+    ("changes", "said"),
+    [
+        ({"per_gpu": 3}, "per_gpu is 3; expected an object"),
+        ({"settings": {"tp": {}}}, "settings.tp is {}; expected a whole number"),
+        ({"gpu": {"free_bytes": "all"}}, "gpu.free_bytes is 'all'; expected a whole number"),
+        ({"gpu": {"free_bytes": -1}}, "gpu.free_bytes is -1; expected greater than or equal to 0"),
+        ({"verdict": []}, "verdict is []; expected a text"),
+        ({"model": []}, "model is []; expected an object"),
+        ({"model": {"name": ""}}, "model.name is ''; expected a text that is not empty"),
+        ({"settings": {"engine": "vllm"}}, "settings.engine is 'vllm'; expected 'turbomind' or 'pytorch'"),
+        ({"per_gpu": {"terms": []}}, "per_gpu: terms lacks kv_cache"),
+        ({"per_gpu": {"terms": [{"name": "kv_cache"}]}}, "per_gpu.terms[0].bytes is missing (and 2 more)"),
+    ],
 )
-def test_a_hollow_estimate_is_refused(files: tuple[Path, Path], changes: dict[str, Any], capsys: Capture) -> None:
+def test_a_hollow_estimate_is_refused_with_the_field(
+    files: tuple[Path, Path], changes: dict[str, Any], said: str, capsys: Capture
+) -> None:
     edit(files[0], **changes)
     assert run(["compare", *map(str, files)]) == 2
-    assert "estimate.json: a field is " in capsys.readouterr().err
+    assert f"estimate.json: {said}\n" in capsys.readouterr().err
 
 
 def test_files_that_are_not_there(files: tuple[Path, Path], capsys: Capture) -> None:

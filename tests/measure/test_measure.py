@@ -91,12 +91,12 @@ def test_the_device_that_is_read_is_the_one_that_runs(lmplan, engine, gpu, monke
     assert lmplan(*WORDS, "--device", "2").returncode == 0
     assert json.loads((gpu / "seen.json").read_text())["cuda"] == "2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    assert lmplan(*WORDS, "--device", "1").returncode == 0
+    assert lmplan(*WORDS, "--device", "1", "--force").returncode == 0
     assert json.loads((gpu / "seen.json").read_text())["cuda"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0")
-    assert lmplan(*WORDS).returncode == 0
+    assert lmplan(*WORDS, "--force").returncode == 0
     assert json.loads((gpu / "seen.json").read_text())["cuda"] == "GPU-0"
-    done = lmplan(*WORDS, "--device", "1")
+    done = lmplan(*WORDS, "--device", "1", "--force")
     assert done.returncode == 5
     assert "GPU 1 is needed and 1 GPU is there" in done.stderr
 
@@ -110,7 +110,7 @@ def test_a_folder_of_real_weights_is_served_where_it_is(lmplan, engine, gpu, tmp
     assert json.loads((gpu / "seen.json").read_text())["folder"] == str(tmp_path / "mine")
     assert measured(tmp_path).checkpoint["synthetic"]  # the mark file is there
     assert "never serve them" in lmplan("estimate", "--model", "mine", "--gpu", "h200").stdout
-    done = lmplan("measure", "--model", "mine", "--weights", "w4a16")
+    done = lmplan("measure", "--model", "mine", "--weights", "w4a16", "--force")
     assert done.returncode == 2
     assert "is not quantized" in done.stderr and "--dry-weights" in done.stderr
 

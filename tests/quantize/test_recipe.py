@@ -55,7 +55,7 @@ def write(tmp_path, text):
         (MINIMAL + "deployment: {}\n", 3, "deployment.gpu is missing", "lmplan gpus"),
         ("model: [x\n", 2, "not valid YAML", ""),
         ("model: &a x\noutput: *a\n", 2, "aliases", ""),
-        ("model: !!python/name:os.system x\noutput: y\n", 1, "not valid YAML", ""),
+        ("model: !!python/name:os.system x\noutput: y\n", 1, "tags (!...) have no place", ""),
         ("? [a]\n: b\n", 1, "a key that is a word", ""),
         ("model: 2020-13-45\noutput: y\n", None, "not valid YAML", ""),
     ],

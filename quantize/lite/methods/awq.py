@@ -23,7 +23,7 @@ from quantize.recipe.model import MethodName, Recipe
 
 _SERVED_GROUP_SIZES: Final = (32, 64, 128)
 # Versions before 0.9 end after "done."
-_SMOOTHED: Final = re.compile(r"(\S+) smooth weight done\.(?: max gpu memory: (\d+(?:\.\d+)?) GB)?")
+_SMOOTHED: Final = re.compile(r"(\S+) smooth weight done\.(?: max gpu memory: (\d{1,9}(?:\.\d+)?) GB)?")
 _PACKED: Final = re.compile(r"(\S+) weight (?:packed|skipped)\.")
 
 

@@ -82,7 +82,16 @@ class Response:
 def pipeline(folder, backend_config, log_level, trust_remote_code=False):
     assert (Path(folder) / "config.json").exists()
     (fake_gpu.FOLDER / "seen.json").write_text(
-        json.dumps({"folder": folder, "settings": vars(backend_config), "cuda": os.environ["CUDA_VISIBLE_DEVICES"]})
+        json.dumps(
+            {
+                "folder": folder,
+                "settings": vars(backend_config),
+                "cuda": os.environ["CUDA_VISIBLE_DEVICES"],
+                "trust_remote_code": trust_remote_code,
+                "sys.path": sys.path,
+                "cwd": str(Path.cwd()),
+            }
+        )
     )
     session = str(backend_config.session_len)
     for key in (session, f"{session} tp {backend_config.tp}"):
