@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from planner.errors import ChildFailedError, EnvironmentProblem
+from planner.model.quantization import QuantMethod
 from planner.model.rewrite import KEYS_OF_STORAGE
-from planner.model.spec import ModelSpec, QuantMethod
+from planner.model.spec import ModelSpec
 from quantize.quality.links import links
 from quantize.quality.report import Quality, read
 from quantize.recipe.model import Check, QualityCheck
@@ -99,6 +101,7 @@ def look(
     command = [python, "-c", _BOOT, str(_PACKAGE), str(request)]
     # Nothing is to be fetched: both are on this machine.
     environment = {**environment, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    begun = time.monotonic()
     code, said = _hear(command, folder, environment, silence_s, tell, keep_fds)
     if code or not answer.is_file():
         if "No module named" in said:
@@ -110,7 +113,7 @@ def look(
             f"the check of the weights failed ({exit_words(code)}): {said}; its log is {folder / 'check.log'}",
             "Set check.quality: weights, or none, to do with less",
         )
-    return read(json.loads(answer.read_text(encoding="utf-8")), device)
+    return read(json.loads(answer.read_text(encoding="utf-8")), device, time.monotonic() - begun)
 
 
 def _request(pair: Pair, skipped: str) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from planner.model.spec import ModelSpec, TensorNames
-from planner.model.tensors import LINEAR_ROLES, Role, TensorGroup, inventory
+from planner.model.inventory import inventory
+from planner.model.names import TensorNames
+from planner.model.spec import ModelSpec
+from planner.model.tensors import LINEAR_ROLES, Role, TensorGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,66 +32,76 @@ class Link:
 def links(spec: ModelSpec) -> list[Link]:
     """All linears of the decoder layer by layer, those that feed others before them. Routers count: they take a norm's
     output and so are scaled, though never quantized."""
-    found: list[Link] = []
-    for group in inventory(spec):
-        is_linear = group.role in LINEAR_ROLES or group.role is Role.ROUTER
-        if is_linear and len(group.shape) == 2:
-            found += _of_group(spec, group)
+    groups = [group for group in inventory(spec) if _is_linear(group)]
+    found = [link for group in groups for link in _of_group(spec, group, groups)]
     return sorted(found, key=lambda link: link.layer)
 
 
-def _of_group(spec: ModelSpec, group: TensorGroup) -> Iterator[Link]:
+def _is_linear(group: TensorGroup) -> bool:
+    is_weight = len(group.shape) == 2 and group.name.endswith(".weight")
+    return is_weight and (group.role in LINEAR_ROLES or group.role is Role.ROUTER)
+
+
+def _of_group(spec: ModelSpec, group: TensorGroup, groups: list[TensorGroup]) -> Iterator[Link]:
     names = spec.text.names
     stem = spec.text.prefix + names.layer
-    module = group.name.removesuffix(".weight").removeprefix(stem)
+    whole = group.name.removesuffix(".weight")
+    module = whole.removeprefix(stem) if whole.startswith(stem) else ""  # experts that layers share are in no layer
+    norm = _norm(names, module)
     feeder = _feeders(names).get(module)
-    fed = next((fed for fed, feeds in _feeders(names).items() if feeds == module), None)
-    plain = Link("", 0, norm=_norm(names, module))
-    if feeder is not None and _moves(spec, group, feeder, module):
-        plain = replace(plain, feeder=stem + feeder)
-    if fed is not None and _moves(spec, group, module, fed):
-        plain = replace(plain, feeds=_shape(spec, group, fed)[1])
+    fed = next((fed for fed, feeds in _feeders(names).items() if module and feeds == module), None)
+    alike = {other.name: other.shape for other in groups if set(other.layers) & set(group.layers)}
+
+    def moved(feeder: str, fed: str) -> int:
+        return _moved(alike.get(f"{stem}{feeder}.weight"), alike.get(f"{stem}{fed}.weight"))
+
+    link = Link(whole, 0, norm=norm and stem + norm)
+    if feeder is not None and moved(feeder, module):
+        link = replace(link, feeder=stem + feeder)
+    if fed is not None:
+        link = replace(link, feeds=moved(module, fed))
     for layer in group.layers:
         for expert in range(max(group.num_experts, 1)):
+            yield Link(
+                _numbered(link.name, layer, expert),
+                layer,
+                norm=link.norm and _numbered(link.norm, layer, expert),
+                feeder=link.feeder and _numbered(link.feeder, layer, expert),
+                feeds=link.feeds,
+            )
 
-            def named(name: str | None, layer: int = layer, expert: int = expert) -> str | None:
-                return name and name.replace("{layer}", str(layer)).replace("{expert}", str(expert))
 
-            name = named(stem + module)
-            assert name is not None
-            norm = named(plain.norm and stem + plain.norm)
-            yield replace(plain, name=name, layer=layer, norm=norm, feeder=named(plain.feeder))
+def _numbered(name: str, layer: int, expert: int) -> str:
+    return name.replace("{layer}", str(layer)).replace("{expert}", str(expert))
 
 
 def _norm(names: TensorNames, module: str) -> str | None:
-    """The norm before a linear."""
-    if module in (names.query, names.key, names.value, names.qkv):
-        return names.input_norm
-    into_mlp = (*names.dense[:2], *names.experts[:2], *names.shared_experts[:2], names.router, names.shared_gate)
-    return names.post_norm if module in into_mlp else None
+    """The norm before a linear. Where a layer has more than two, LMDeploy smooths none."""
+    if len(names.norms) != 2:
+        return None
+    if module in names.attention_inputs:
+        return names.norms[0]
+    shared = (*names.shared_experts[:2], names.shared_gate)
+    return names.norms[1] if module in (*names.dense_inputs, *names.experts[:2], *shared, names.router) else None
 
 
 def _feeders(names: TensorNames) -> dict[str, str]:
     """Linear -> the linear that is multiplied into its inputs: values, and up, for activations leave their scale."""
-    ways = (names.dense, names.experts, names.shared_experts)
-    return {names.output: names.qkv or names.value, **{down: up for _, up, down in ways}}
+    return {
+        names.output: names.attention_inputs[-1],
+        names.down: names.dense_inputs[-1],
+        names.experts[2]: names.experts[1],
+        names.shared_experts[2]: names.shared_experts[1],
+    }
 
 
-def _moves(spec: ModelSpec, group: TensorGroup, feeder: str, fed: str) -> bool:
-    """Whether a scale can be moved between two linears.
+def _moved(feeder: tuple[int, ...] | None, fed: tuple[int, ...] | None) -> int:
+    """How many outputs of a linear can be scaled for the linear that it feeds, given the shapes of both.
 
     Each input must have an output of its own: heads that share their values leave none. One linear for queries, keys
-    and values has two or three times as many (`smooth_fc_fcs` in `lmdeploy/lite/quantization/awq.py`).
+    and values has three times as many, one for gate and up twice, and the last are meant (`smooth_fc_fcs` in
+    `lmdeploy/lite/quantization/awq.py`).
     """
-    num_outputs, num_inputs = _shape(spec, group, feeder)[0], _shape(spec, group, fed)[1]
-    return num_outputs in (num_inputs, 2 * num_inputs, 3 * num_inputs)
-
-
-def _shape(spec: ModelSpec, group: TensorGroup, module: str) -> tuple[int, int]:
-    """[outputs, inputs] of a linear in the same layers."""
-    name = f"{spec.text.prefix}{spec.text.names.layer}{module}.weight"
-    for other in inventory(spec):
-        if other.name == name and set(other.layers) & set(group.layers):
-            num_outputs, num_inputs = other.shape
-            return num_outputs, num_inputs
-    raise AssertionError(f"no linear {name}")
+    if feeder is None or fed is None:
+        return 0
+    return fed[1] if feeder[0] in (fed[1], 2 * fed[1], 3 * fed[1]) else 0

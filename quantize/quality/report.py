@@ -102,8 +102,8 @@ class Problem:
     remedy: str
 
 
-def read(answer: Mapping[str, Any], device: str) -> Quality:
-    """The child's report (`quantize/quality/inside/main.py`)."""
+def read(answer: Mapping[str, Any], device: str, seconds: float) -> Quality:
+    """The child's report (`quantize/quality/inside/main.py`), and how long it took from its start."""
     return Quality(
         linears=_worst_experts(LinearError(**linear) for linear in answer["linears"]),
         num_others=answer["num_others"],
@@ -113,7 +113,7 @@ def read(answer: Mapping[str, Any], device: str) -> Quality:
         text=TextResult(**answer["text"]) if answer["text"] else None,
         text_skipped=answer["text_skipped"],
         device=device,
-        seconds=answer["seconds"],
+        seconds=seconds,
         gpu_peak_bytes=answer.get("gpu_peak_bytes"),
     )
 

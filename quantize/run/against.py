@@ -9,8 +9,8 @@ from pathlib import Path
 
 from planner.errors import EnvironmentProblem, UsageError
 from planner.model.arch import read_spec
+from planner.model.quantization import Quantization
 from planner.model.source import read_config, resolve
-from planner.model.spec import Quantization
 from quantize.checkpoint.synthetic import is_synthetic
 from quantize.quality.child import Pair, look
 from quantize.quality.report import Quality

@@ -8,51 +8,67 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig
 
-from quantize.quality.inside import text
-from quantize.quality.inside.facts import config_differences, load_tokenizer, tokenizer_differences
+from quantize.quality.inside import facts, text
 from quantize.quality.inside.tensors import Tensors
 from quantize.quality.inside.weights import Comparison, Link, to_object
+
+_ROOM_BYTES = 6 * 2**30
+"""Beside the checkpoints: a layer that is multiplied out, activations, logits, temporaries. 1.6 GiB for an 8B model."""
 
 
 def run(path: Path) -> None:
     """Do what the request in `path` asks for, and write the report where it says."""
-    begun = time.monotonic()
     asked = json.loads(path.read_text(encoding="utf-8"))
-    original, result = Path(asked["original"]), Path(asked["result"])
-    remote = asked["trust_remote_code"]
-    tensors = Tensors(original, asked["device"]), Tensors(result, asked["device"])
+    tensors = Tensors(Path(asked["original"]), asked["device"]), Tensors(Path(asked["result"]), asked["device"])
+    if asked["device"] == "cuda" and _fit(tensors):
+        for one in tensors:
+            one.load()
+    report = _compare_weights(asked, tensors) | _compare_rest(asked, tensors)
+    if asked["device"] == "cuda":
+        report["gpu_peak_bytes"] = torch.cuda.max_memory_reserved()
+    Path(asked["report"]).write_text(json.dumps(_without_nan(report)), encoding="utf-8")
+
+
+def _compare_weights(asked: dict[str, Any], tensors: tuple[Tensors, Tensors]) -> dict[str, Any]:
     links = [Link(**link) for link in asked["links"]]
-    differences = config_differences(original, result, frozenset(asked["may_differ"]), remote)
-    report: dict[str, Any] = {"linears": [], "config": differences}
     comparison = Comparison(*tensors, asked["method"])
-    layer = -1
-    for found in comparison.linears(links):
-        report["linears"].append(to_object(found))
-        if found.layer != layer:
-            layer = found.layer
-            _tell("weights", layer, asked["num_layers"])
-    report["num_others"], report["others"] = comparison.others(links)
-    report["weights_seconds"] = time.monotonic() - begun
+    linears = []
+    for number, found in enumerate(comparison.linears(links)):
+        if not number or found.layer != links[number - 1].layer:
+            _tell("weights", found.layer, asked["num_layers"])
+        linears.append(to_object(found))
+    num_others, others = comparison.others(links)
+    return {"linears": linears, "num_others": num_others, "others": others}
+
+
+def _compare_rest(asked: dict[str, Any], tensors: tuple[Tensors, Tensors]) -> dict[str, Any]:
+    original, result, remote = Path(asked["original"]), Path(asked["result"]), asked["trust_remote_code"]
     words = Path(asked["text"]).read_text(encoding="utf-8")
-    tokenizers = load_tokenizer(original, remote), load_tokenizer(result, remote)
-    report["tokenizer"] = tokenizer_differences(*tokenizers, words)
-    report["text"], report["text_skipped"] = None, asked["text_skipped"]
+    tokenizers = facts.load_tokenizer(original, remote), facts.load_tokenizer(result, remote)
+    report = {
+        "config": facts.config_differences(original, result, frozenset(asked["may_differ"]), remote),
+        "tokenizer": facts.tokenizer_differences(*tokenizers, words),
+        "text": None,
+        "text_skipped": asked["text_skipped"],
+    }
     if not asked["text_skipped"]:
         try:
             report["text"] = _through_both(asked, tensors, _tokens(asked, tokenizers[0], words))
         except (text.OtherNamesError, torch.cuda.OutOfMemoryError) as error:
             report["text_skipped"] = str(error).splitlines()[0]
-    report["seconds"] = time.monotonic() - begun
-    if asked["device"] == "cuda":
-        report["gpu_peak_bytes"] = torch.cuda.max_memory_reserved()
-    Path(asked["report"]).write_text(json.dumps(_without_nan(report)), encoding="utf-8")
+    return report
+
+
+def _fit(tensors: tuple[Tensors, Tensors]) -> bool:
+    """Whether the GPU holds both checkpoints at once; else each tensor is read again when it is wanted."""
+    free_bytes: int = torch.cuda.mem_get_info()[0]
+    return sum(one.file_bytes for one in tensors) + _ROOM_BYTES < free_bytes
 
 
 def _tokens(asked: dict[str, Any], tokenizer: Any, words: str) -> torch.Tensor:

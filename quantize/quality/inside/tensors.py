@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+_THREADS = 8
+"""That copy weights to the GPU: one alone takes 3 GB/s from the file cache to an H200."""
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -23,7 +26,11 @@ class Tensors:
     def __init__(self, folder: Path, device: str) -> None:
         self._device = device
         self._files: dict[str, Any] = {}
-        for path in _files(folder):
+        self._loaded: dict[str, torch.Tensor] = {}
+        paths = _files(folder)
+        self.file_bytes = sum(path.stat().st_size for path in paths)
+        """Of the files."""
+        for path in paths:
             if path.suffix == ".safetensors":
                 file: Any = safe_open(path, framework="pt", device=device)
                 names: Iterable[str] = file.keys()
@@ -48,8 +55,15 @@ class Tensors:
         Raises:
             KeyError: there is none of that name.
         """
+        if name in self._loaded:
+            return self._loaded[name]
         file = self._files[name]
         return file[name].to(self._device) if isinstance(file, dict) else file.get_tensor(name)
+
+    def load(self) -> None:
+        """Put all of them on the device now and keep them there, instead of one whenever it is asked for."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            self._loaded = dict(zip(self._files, pool.map(self.get, self._files), strict=True))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -92,9 +92,10 @@ def hidden_states(
     for name in wanted:
         if not name.startswith(of_layers):
             _put(model, name, weights.get(name))
-    buffers = _small_buffers(config, trust_remote_code, len(inside))
+    with torch.device(tokens.device):
+        buffers = _small_buffers(config, trust_remote_code, len(inside))
     for name, _ in list(model.named_buffers()):
-        _put(model, name, buffers[name].to(tokens.device), buffer=True)
+        _put(model, name, buffers[name], buffer=True)
 
     def load(number: int) -> Callable[..., None]:
         def hook(*_: Any) -> None:

@@ -107,15 +107,16 @@ class Comparison:
         before, after = self._original.get(name), self._result.get(name)
         if before.shape != after.shape:
             return f"has shape {list(after.shape)} and not {list(before.shape)}"
-        num_odd = int((~torch.isfinite(after.float())).sum())
+        num_odd = num_other = 0
+        pieces = (tensor.flatten().split(_CHUNK_ELEMENTS) for tensor in (before, after))
+        for one, other in zip(*pieces, strict=True):
+            one, other = one.float(), other.float()
+            num_odd += int((~torch.isfinite(other)).sum())
+            # Smoothing divides by positive numbers: signs and zeros stay.
+            wrong = one.sign() != other.sign() if smoothed else (other - one).abs() > _ROUNDING_RATIO * one.abs()
+            num_other += int(wrong.sum())
         if num_odd:
             return f"{num_odd} of {after.numel()} values are NaN or infinite"
-        if smoothed:
-            # Smoothing divides by positive numbers: signs and zeros stay.
-            num_other = int((torch.sign(before.float()) != torch.sign(after.float())).sum())
-        else:
-            before, after = before.float(), after.float()
-            num_other = int(((after - before).abs() > _ROUNDING_RATIO * before.abs()).sum())
         return f"{num_other} of {after.numel()} values are not the original's" if num_other else ""
 
     def _columns(self, link: Link) -> torch.Tensor | None:
