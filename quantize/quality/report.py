@@ -162,14 +162,10 @@ def to_object(quality: Quality, check: Check, found: list[Problem]) -> dict[str,
 
 def _of_linear(linear: LinearError, check: Check) -> Iterator[Problem]:
     again = "Quantize again; the tensors were damaged"
-    if (
-        linear.scale is not None
-        and abs(linear.scale - 1) > _SCALE_TOLERANCE
-        and _over(linear.error, check.linear_error)
-    ):
+    if _over(linear.error, check.linear_error) and _is_scaled(linear, check.linear_error):
         yield Problem(
             f"{linear.name} is {linear.scale:.2f} times what goes with the layer's other weights",
-            "Set search_scale: false: on a CPU LMDeploy's search scales weights twice. Without it, quantize again",
+            "Set search_scale: false: on a CPU LMDeploy's search scales twice. If it was not set, quantize again",
         )
     elif _over(linear.error, check.linear_error):
         coarse = linear.error is not None and linear.error < _LOST_RATIO
@@ -191,6 +187,15 @@ def _of_linear(linear: LinearError, check: Check) -> Iterator[Problem]:
         )
     if linear.bias_error is not None and _over(linear.bias_error, check.linear_error):
         yield Problem(f"{linear.name}: its bias is {_percent(linear.bias_error)} off the original's", again)
+
+
+def _is_scaled(linear: LinearError, limit: float) -> bool:
+    """Whether a linear is its original times a number that is not 1, and nothing worse."""
+    if linear.scale is None or linear.error is None or linear.scale <= 0 or abs(linear.scale - 1) < _SCALE_TOLERANCE:
+        return False
+    # What the scale does not explain is at right angles to what it does.
+    rest: float = max(linear.error**2 - (linear.scale - 1) ** 2, 0.0) ** 0.5
+    return rest <= limit * max(linear.scale, 1.0)
 
 
 def _of_text(text: TextResult, check: Check) -> Iterator[Problem]:

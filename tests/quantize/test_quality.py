@@ -180,6 +180,8 @@ def test_remedies():
     assert "group_size" in remedy(error=0.3)
     assert "damaged" in remedy(error=1.4)
     assert "search_scale: false" in remedy(error=0.6, scale=0.42)
+    assert "damaged" in remedy(error=1.4, scale=-0.04), "that is no scale"
+    assert "damaged" in remedy(error=1.0, scale=0.5)
 
 
 @pytest.mark.parametrize(
