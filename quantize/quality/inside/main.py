@@ -1,6 +1,6 @@
 """One check, from a request in JSON to a report in JSON; it prints where it is.
 
-The request is what `quantize.quality.child.request` makes. What cannot be looked at is said in the report; what fails
+The request is what `quantize.quality.child.look` makes. What cannot be looked at is said in the report; what fails
 in a way that nobody foresaw ends the program with its traceback.
 """
 
