@@ -22,8 +22,8 @@ from quantize.quality.links import links
 from quantize.quality.report import problems, read
 from quantize.quality.text import held_out_text
 from quantize.recipe.model import Check
+from tests.lmdeploy import test_tiny_llama
 from tests.lmdeploy.smollm2 import cut, make_smollm2
-from tests.lmdeploy.test_tiny_llama import lmplan
 
 pytestmark = [
     pytest.mark.lmdeploy,
@@ -46,6 +46,10 @@ GOOD = [
     (64, {**TEXT, "samples": 16, "seqlen": 256}, "memory-model.md"),
 ]
 """Group size, calibration, text. 128 does not divide the hidden size, 576."""
+
+
+def lmplan(folder, *words):
+    return test_tiny_llama.lmplan(folder, *words, timeout_s=1800)
 
 
 @pytest.fixture(scope="module")
