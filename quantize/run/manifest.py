@@ -54,6 +54,7 @@ class Manifest:
     host: Memory
     checkpoint: Memory
     num_tensors: int
+    quality: Mapping[str, float | None] | None
     notes: tuple[str, ...]
 
     def to_json(self) -> str:

@@ -15,6 +15,7 @@ from planner.units import format_gib
 from quantize.lite.dataset import TextSize
 from quantize.lite.findings import Finding, error, warning
 from quantize.lite.resources import Needs
+from quantize.quality.needs import QualityNeeds
 from quantize.recipe.model import DRAWN, Recipe
 from quantize.run.staging import is_free
 from quantize.system.machine import Machine, nearest_folder
@@ -90,6 +91,32 @@ def machine_findings(recipe: Recipe, needs: Needs, machine: Machine) -> Iterator
             f"the run takes {format_gib(needs.disk_bytes)} of disk, and {format_gib(machine.disk_free_bytes)} are free",
             "Free disk, or put the output elsewhere",
             5,
+        )
+
+
+def check_findings(recipe: Recipe, needs: QualityNeeds | None, machine: Machine) -> Iterator[Finding]:
+    """What the check of the result takes, and the text that it reads."""
+    if needs is None:
+        return
+    remedy = "Set check.quality: weights, which takes less, or none"
+    if machine.gpu is not None and needs.gpu_bytes > machine.gpu.free_bytes:
+        yield error(
+            f"the check of the result takes {format_gib(needs.gpu_bytes)} of GPU memory, and "
+            f"{format_gib(machine.gpu.free_bytes)} are free",
+            remedy,
+            5,
+        )
+    if needs.host_bytes > machine.host_available_bytes:
+        yield error(
+            f"the check of the result takes {format_gib(needs.host_bytes)} of host memory, and "
+            f"{format_gib(machine.host_available_bytes)} are free",
+            remedy,
+            5,
+        )
+    if recipe.check.text is not None and recipe.check.text == recipe.calibration.text:
+        yield warning(
+            "check.text is the text of the calibration: what was seen there comes out better than what was not",
+            "Name another file, or leave check.text out",
         )
 
 

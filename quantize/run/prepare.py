@@ -23,6 +23,9 @@ from quantize.lite.findings import Finding, Severity
 from quantize.lite.methods import METHODS
 from quantize.lite.resources import Needs
 from quantize.lite.versions import LiteVersion, lite_version, newest_version
+from quantize.quality.needs import QualityNeeds
+from quantize.quality.needs import needs as quality_needs
+from quantize.quality.text import held_out_text
 from quantize.recipe.file import LoadedRecipe
 from quantize.recipe.model import DRAWN, Recipe, expanded
 from quantize.run import preflight, preflight_machine
@@ -51,6 +54,7 @@ class Job:
     expected: ExpectedCheckpoint | None = None
     batch_size: int = 1
     needs: Needs | None = None
+    check_needs: QualityNeeds | None = None
     dataset: str | None = None
     reachable: bool = False
 
@@ -138,13 +142,22 @@ def _with_sizes(job: Job, findings: list[Finding]) -> Job:
     is_here = job.source.folder is not None and not recipe.draw
     download_bytes = 0 if is_here else size_bytes(inventory(spec))
     needs = method.needs(recipe, spec, expected, batch_size=batch_size, download_bytes=download_bytes)
+    check_needs = quality_needs(spec, expected, recipe.check, recipe.device, recipe.draw)
     findings += preflight_machine.machine_findings(recipe, needs, job.machine)
+    findings += preflight_machine.check_findings(recipe, check_needs, job.machine)
     nowhere = Path("/")
     folders = Folders(nowhere, nowhere, nowhere, nowhere)
     if installed.command:
         words = build_arguments(method, recipe, lite, folders, dataset=job.dataset, batch_size=batch_size)
         findings += preflight.command_findings(words, installed)
-    return replace(job, findings=tuple(findings), expected=expected, batch_size=batch_size, needs=needs)
+    return replace(
+        job,
+        findings=tuple(findings),
+        expected=expected,
+        batch_size=batch_size,
+        needs=needs,
+        check_needs=check_needs,
+    )
 
 
 def ready(job: Job) -> ReadyJob:
@@ -232,6 +245,12 @@ def _is_named(recipe: Recipe) -> bool:
 
 
 def _text_findings(loaded: LoadedRecipe, recipe: Recipe) -> Iterator[Finding]:
+    if recipe.check.text is not None:
+        try:
+            held_out_text(recipe.check)
+        except LmplanError as error:
+            place = loaded.place("check", "text")
+            yield Finding(Severity.ERROR, f"{place}: {error.message}", error.hint, error.exit_code)
     if recipe.calibration.text is None:
         return
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -15,7 +16,9 @@ from planner.files.escape import visible
 from planner.units import format_bytes, format_gib
 from quantize.lite.inspection import Inspection
 from quantize.lite.methods import METHODS
-from quantize.recipe.model import Recipe, Target
+from quantize.quality.needs import QualityNeeds
+from quantize.quality.report import Problem, Quality
+from quantize.recipe.model import QualityCheck, Recipe, Target
 from quantize.run.manifest import Manifest
 from quantize.run.prepare import Job
 from quantize.run.progress import format_seconds
@@ -58,6 +61,8 @@ def preflight_text(job: Job, name: str) -> str:
             ("disk", f"{format_gib(needs.disk_bytes)}; {disk_free} free"),
             ("time", f"about {format_seconds(needs.seconds)}"),
         ]
+    if job.check_needs is not None:
+        rows.append(("check", _check(job.check_needs, recipe)))
     return _table(rows)
 
 
@@ -71,12 +76,13 @@ def findings_text(job: Job) -> str:
     return "\n".join(lines)
 
 
-def outcome_text(manifest: Mapping[str, Any] | Manifest, output: Path) -> str:
-    """What a run made and took, beside what was predicted."""
+def outcome_text(manifest: Mapping[str, Any] | Manifest, output: Path, quality: Quality | None) -> str:
+    """What a run made and took, beside what was predicted; and how good it is."""
     assert isinstance(manifest, Manifest)
     rows = [
         ("output", str(output)),
         ("checkpoint", _beside(manifest.checkpoint.found_bytes, manifest.checkpoint.predicted_bytes, exact=True)),
+        *(() if quality is None else quality_rows(quality)),
         ("host memory", _beside(manifest.host.found_bytes, manifest.host.predicted_bytes)),
     ]
     if manifest.gpu.predicted_bytes:
@@ -123,7 +129,30 @@ def estimate_text(
     return _table(rows)
 
 
-def inspection_text(inspection: Inspection, folder: Path) -> str:
+def quality_rows(quality: Quality) -> list[tuple[str, str]]:
+    """How far a result is from its original: its linears, and held-out text."""
+    worst = max(quality.linears, key=lambda linear: math.inf if linear.error is None else linear.error, default=None)
+    rows = []
+    if worst is not None and worst.error is not None:
+        rows.append(("weights", f"at most {worst.error:.1%} off the original's ({worst.name})"))
+    text = quality.text
+    if text is None or text.perplexity_increase is None:
+        rows.append(("held-out text", f"not looked at: {quality.text_skipped}" if text is None else "no number"))
+        return rows
+    rows += [
+        (
+            "held-out text",
+            f"perplexity {text.perplexity_result:.4g}, the original's {text.perplexity_original:.4g} "
+            f"({text.perplexity_increase:+.1%})",
+        ),
+        ("", f"divergence {text.mean_kl_nats:.3g} nats, {text.top1_agreement_ratio:.0%} of next tokens the same"),
+    ]
+    return rows
+
+
+def inspection_text(
+    inspection: Inspection, folder: Path, quality: Quality | None = None, found: Sequence[Problem] = ()
+) -> str:
     """The result of `lmplan inspect`."""
     rows = [("folder", str(folder))]
     if inspection.quantization is not None:
@@ -134,9 +163,10 @@ def inspection_text(inspection: Inspection, folder: Path) -> str:
             ("tensors", f"{inspection.num_tensors}, {inspection.num_scales} of them scales"),
             ("bytes", _beside(inspection.tensor_bytes, inspection.expected_bytes, exact=True)),
         ]
+    rows += [] if quality is None else quality_rows(quality)
     rows += [("note", note) for note in inspection.notes]
-    rows += [("problem", problem) for problem in inspection.problems]
-    rows.append(("result", "passed" if inspection.passed else "failed"))
+    rows += [("problem", problem) for problem in (*inspection.problems, *(problem.what for problem in found))]
+    rows.append(("result", "passed" if inspection.passed and not found else "failed"))
     return _table(rows)
 
 
@@ -148,6 +178,15 @@ def _beside(found: int | None, predicted: int | None, exact: bool = False) -> st
         return shown(found)
     difference = (found - predicted) / predicted
     return f"{shown(found)}; {shown(predicted)} predicted ({difference:+.{4 if exact else 1}%})"
+
+
+def _check(needs: QualityNeeds, recipe: Recipe) -> str:
+    with_text = recipe.check.quality is QualityCheck.FULL and not recipe.draw
+    what = "weights and held-out text" if with_text else "weights"
+    device, size = ("GPU", needs.gpu_bytes) if needs.gpu_bytes else ("host", needs.host_bytes)
+    return (
+        f"{what} against the original's: about {format_seconds(needs.seconds)}, {format_gib(size)} of {device} memory"
+    )
 
 
 def _model(job: Job) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,9 +23,11 @@ from quantize.lite.failures import explain
 from quantize.lite.inspection import STATISTICS, Inspection, inspect_or_explain
 from quantize.lite.methods import METHODS
 from quantize.lite.process import RunResult, run
+from quantize.quality.report import Quality
 from quantize.run.manifest import NAME, SCHEMA_VERSION, Manifest, Memory, ModelFacts
 from quantize.run.prepare import ReadyJob, has_own_rows, own_rows
 from quantize.run.progress import Display, Tracker
+from quantize.run.quality_gate import pass_gate
 from quantize.run.staging import Staging, open_staging
 
 
@@ -35,6 +37,7 @@ class Outcome:
 
     manifest: Manifest
     inspection: Inspection
+    quality: Quality | None
 
 
 class _Clock:
@@ -62,8 +65,16 @@ class _Clock:
         return seconds
 
 
-def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> Outcome:
+def execute(
+    job: ReadyJob, environment: Mapping[str, str], display: Display, tell: Callable[[str], None] = lambda text: None
+) -> Outcome:
     """Run a job to its end.
+
+    Args:
+        job: what to run.
+        environment: the user's.
+        display: shows LMDeploy's progress.
+        tell: is given a line when the check of the result turns to something else.
 
     Raises:
         EnvironmentProblem: another run is at work for the output, the disk is full, or the weights cannot be had.
@@ -79,6 +90,7 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
             if result.exit_code:
                 raise explain(result, str(staging.log))
             inspection = _check(job, staging)
+            quality = pass_gate(job, model, staging, child_environment, tell)
         except BaseException:
             staging.drop_inputs()
             raise
@@ -88,12 +100,12 @@ def execute(job: ReadyJob, environment: Mapping[str, str], display: Display) -> 
             config_sha256=config_sha256(job.source.config),
             drawn=job.recipe.draw,
         )
-        manifest = _manifest(job, facts, (*job.installed.command, *words), result, clock, inspection)
+        manifest = _manifest(job, facts, (*job.installed.command, *words), result, clock, inspection, quality)
         staging.log.replace(staging.result / staging.log.name)
         (staging.result / NAME).write_text(manifest.to_json(), encoding="utf-8")
         staging.publish()
         staging.remove()
-    return Outcome(manifest, inspection)
+    return Outcome(manifest, inspection, quality)
 
 
 def _lay_out(job: ReadyJob, environment: Mapping[str, str], staging: Staging) -> tuple[list[str], dict[str, str], Path]:
@@ -215,7 +227,13 @@ def _make_readable(folder: Path) -> None:
 
 
 def _manifest(
-    job: ReadyJob, model: ModelFacts, command: tuple[str, ...], result: RunResult, clock: _Clock, inspection: Inspection
+    job: ReadyJob,
+    model: ModelFacts,
+    command: tuple[str, ...],
+    result: RunResult,
+    clock: _Clock,
+    inspection: Inspection,
+    quality: Quality | None,
 ) -> Manifest:
     needs = job.needs
     return Manifest(
@@ -236,5 +254,6 @@ def _manifest(
         host=Memory(needs.host_bytes, result.host_peak_bytes),
         checkpoint=Memory(job.expected.file_bytes, inspection.file_bytes),
         num_tensors=inspection.num_tensors,
+        quality=None if quality is None else quality.summary(),
         notes=job.notes,
     )

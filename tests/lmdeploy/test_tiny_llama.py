@@ -20,7 +20,7 @@ pytestmark = [
 OUTPUT = "tiny-llama-w4a16"
 
 
-def lmplan(folder, *words):
+def lmplan(folder, *words, timeout_s=300):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LMPLAN_", "FAKE_"))}
     return subprocess.run(
         [*LMPLAN, *words],
@@ -28,7 +28,7 @@ def lmplan(folder, *words):
         env={**environment, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_s,
     )
 
 

@@ -25,6 +25,8 @@ def fake(tmp_path, monkeypatch) -> Callable[..., None]:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("LMPLAN_LMDEPLOY", str(path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # What it makes has nothing to do with the model.
+    monkeypatch.setenv("LMPLAN_RECIPE_CHECK__QUALITY", "none")
 
     def behave(**behaviour: object) -> None:
         monkeypatch.setenv("FAKE_LMDEPLOY", json.dumps(behaviour))
