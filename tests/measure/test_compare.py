@@ -187,7 +187,7 @@ def test_a_hollow_measurement_is_refused_with_the_field(
         ({"settings": {"tp": {}}}, "settings.tp is {}; expected a whole number"),
         ({"gpu": {"free_bytes": "all"}}, "gpu.free_bytes is 'all'; expected a whole number"),
         ({"gpu": {"free_bytes": -1}}, "gpu.free_bytes is -1; expected greater than or equal to 0"),
-        ({"verdict": []}, "verdict is []; expected a text"),
+        ({"verdict": "perhaps"}, "verdict is 'perhaps'; expected 'serves', 'serves until full load'"),
         ({"model": []}, "model is []; expected an object"),
         ({"model": {"name": ""}}, "model.name is ''; expected a text that is not empty"),
         ({"settings": {"engine": "vllm"}}, "settings.engine is 'vllm'; expected 'turbomind' or 'pytorch'"),
@@ -200,7 +200,7 @@ def test_a_hollow_estimate_is_refused_with_the_field(
 ) -> None:
     edit(files[0], **changes)
     assert run(["compare", *map(str, files)]) == 2
-    assert f"estimate.json: {said}\n" in capsys.readouterr().err
+    assert f"estimate.json: {said}" in capsys.readouterr().err
 
 
 def test_files_that_are_not_there(files: tuple[Path, Path], capsys: Capture) -> None:
