@@ -70,7 +70,7 @@ def test_a_folder_without_a_config(tmp_path: Path, capsys: Capture) -> None:
         (b"null", "holds null"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"hidden_size": ' + b"9" * 5000 + b"}", "too long"),
+        (b'{"hidden_size": ' + b"9" * 5000 + b"}", "a whole number of 5000 digits"),
     ],
     ids=["broken", "empty", "list", "null", "binary", "deep", "long number"],
 )

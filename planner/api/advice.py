@@ -14,7 +14,6 @@ from planner.artefacts.deployed import Deployed
 from planner.artefacts.launch import served_name
 from planner.artefacts.quantize import needs_published
 from planner.errors import UsageError
-from planner.files.escape import shown
 from planner.hardware import calibration
 from planner.hardware.gpu import Gpu, find_gpu
 from planner.lmdeploy import versions
@@ -156,7 +155,7 @@ def _load(
             raise UsageError(f"{option} is {value}; expected {least} to {most}")
     for option, number in (("--latency-ms", latency_ms), ("--first-token-ms", first_token_ms)):
         if number is not None and not 0 < number <= sys.float_info.max:
-            raise UsageError(f"{option} is {shown(str(number))}; expected a time above 0")
+            raise UsageError(f"{option} is {number:g}; expected a time above 0")
     if images and spec.vision is None:
         raise UsageError(f"{spec.name} takes no images", "Leave --images out")
     context_tokens = min(DEFAULT_CONTEXT_TOKENS, longest) if context is None else context

@@ -14,6 +14,8 @@ from planner.report import jsonform
 from quantize.checkpoint import synthetic
 from tests.measure.conftest import as_planned
 
+NO_CHECK = ("--set", "check.quality=none")
+"""Its subject is what comes after; the packages that stand in here are not those that a check needs."""
 FAKE = Path(__file__).parents[1] / "quantize" / "fake_lmdeploy.py"
 
 
@@ -31,13 +33,13 @@ def lite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_made_is_served_and_compared(lite, lmplan, engine, gpu, tmp_path):
     engine(total=2 * 2**30, log=["[TM][INFO] Object cache budget: 100.00 MB from free 125.00 MB and ratio 0.800"])
-    first = lmplan("quantize", "tiny-llama", "--set", "deployment.gpu=h200", "--set", "output=first")
+    first = lmplan("quantize", "tiny-llama", *NO_CHECK, "--set", "deployment.gpu=h200", "--set", "output=first")
     assert first.returncode == 0, first.stderr
     assert "Measured on NVIDIA H200:" in first.stdout and "OUTSIDE" in first.stdout  # the fake holds what it likes
     assert "not measured" not in first.stdout.split("GPU memory")[-1]
     plan = jsonform.to_object(estimate(str(tmp_path / "first"), "h200"))
     engine(**as_planned(plan))
-    done = lmplan("quantize", "tiny-llama", "--set", "deployment.gpu=h200", "--set", "output=out")
+    done = lmplan("quantize", "tiny-llama", *NO_CHECK, "--set", "deployment.gpu=h200", "--set", "output=out")
     assert done.returncode == 0, done.stderr
     assert "Verdict: serves, as estimated." in done.stdout and "passed" in done.stdout
     value = json.loads((tmp_path / "out" / "lmplan-measurement.json").read_text())
@@ -47,7 +49,15 @@ def test_what_was_made_is_served_and_compared(lite, lmplan, engine, gpu, tmp_pat
 
 def test_a_smaller_card_is_imitated(lite, lmplan, engine, gpu, tmp_path):
     done = lmplan(
-        "quantize", "tiny-llama", "--set", "deployment.gpu=24GiB", "--set", "deployment.sm=90", "--set", "output=out"
+        "quantize",
+        "tiny-llama",
+        *NO_CHECK,
+        "--set",
+        "deployment.gpu=24GiB",
+        "--set",
+        "deployment.sm=90",
+        "--set",
+        "output=out",
     )
     assert done.returncode == 0, done.stderr
     assert "Measured on NVIDIA H200 with 24.0" in done.stdout
@@ -66,7 +76,7 @@ def test_where_it_cannot_be_measured_it_says_why(lite, lmplan, gpu, monkeypatch,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     words = [word for setting in ("deployment.gpu=h200", *settings) for word in ("--set", setting)]
-    done = lmplan("quantize", "tiny-llama", *words)
+    done = lmplan("quantize", "tiny-llama", *NO_CHECK, *words)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     assert "lmplan measure --model" in done.stdout
@@ -74,7 +84,7 @@ def test_where_it_cannot_be_measured_it_says_why(lite, lmplan, gpu, monkeypatch,
 
 def test_an_engine_that_dies_does_not_spoil_the_result(lite, lmplan, engine, gpu, tmp_path):
     engine(dies="loading", says="RuntimeError: broken")
-    done = lmplan("quantize", "tiny-llama", "--set", "deployment.gpu=h200", "--set", "output=out")
+    done = lmplan("quantize", "tiny-llama", *NO_CHECK, "--set", "deployment.gpu=h200", "--set", "output=out")
     assert done.returncode == 0, done.stderr
     assert "The run did not finish: RuntimeError: broken" in done.stdout
     assert not json.loads((tmp_path / "out" / "lmplan-measurement.json").read_text())["complete"]
