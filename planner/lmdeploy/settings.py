@@ -202,7 +202,7 @@ def _dtype(
     """The activations' type: fp16 where the GPU has no bf16 or the format forces it, else as asked or published."""
     if wanted not in ("auto", *DTYPES):
         raise UsageError(f"--dtype is {wanted!r}; expected auto, {' or '.join(DTYPES)}")
-    published = DType.F16 if spec.dtype is DType.F16 else DType.BF16
+    published = DType.F16 if spec.dtype is DType.F16 or _falls_to_fp16(spec, engine) else DType.BF16
     four_bits = quantization is not None and quantization.bits == 4
     forced = four_bits and _int4_dtype(engine, lmdeploy) is Int4Dtype.FLOAT16
 
@@ -219,6 +219,14 @@ def _dtype(
     elif dtype is DType.BF16 and forced:
         notes.append(f"4-bit weights run in fp16 in LMDeploy {lmdeploy.version}'s {engine} engine")
     return runs_in(dtype)
+
+
+def _falls_to_fp16(spec: ModelSpec, engine: EngineName) -> bool:
+    """Where a config names no dtype of 16 bits, TurboMind takes bfloat16 and the PyTorch engine float16
+    (`_resolve_dtype` of `lmdeploy/turbomind/converter.py`, `_update_torch_dtype` of `lmdeploy/pytorch/config.py`,
+    0.18.0).
+    """
+    return engine is EngineName.PYTORCH and (spec.dtype is DType.F32 or not spec.dtype_given)
 
 
 def _int4_dtype(engine: EngineName, lmdeploy: LmdeployVersion) -> Int4Dtype:

@@ -84,7 +84,11 @@ class TextModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Everything that lmplan knows of a model. `dtype` is that of the checkpoint's float tensors."""
+    """Everything that lmplan knows of a model.
+
+    `dtype` is that of the checkpoint's float tensors. Where the config does not say it (`dtype_given` is false) they
+    are taken for bfloat16, as the files of models that leave it out have them (gpt-oss, Hy3).
+    """
 
     name: str
     architecture: str
@@ -92,3 +96,4 @@ class ModelSpec:
     text: TextModel
     vision: VisionTower | None = None
     quantization: Quantization | None = None
+    dtype_given: bool = True

@@ -21,6 +21,7 @@ class VisionNames:
     norms: tuple[str, str]
     scales: tuple[str, str]
     projector: tuple[str, str, str]
+    final_norm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
