@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.kinds import assert_never
 from planner.model.dtypes import DType
@@ -160,10 +160,14 @@ def pack_tensors(moe: MoeMlp, names: TensorNames, hidden: int, packs: Layers) ->
     def inside(name: str) -> str:
         return name.removeprefix("mlp.")
 
+    inner = replace(
+        names,
+        expert=inside(names.expert),
+        packed_gate_up=inside(names.packed_gate_up),
+        packed_down=inside(names.packed_down),
+    )
     yield from _router(moe, inside(names.router), inside(names.correction_bias), hidden, packs)
-    gate, up, down = map(inside, names.experts)
-    size, num_experts = moe.expert_intermediate_size, moe.num_experts
-    yield from packs.gated((gate, up, down), hidden, size, Role.EXPERT, num_experts=num_experts)
+    yield from _experts(moe, inner, hidden, packs)
 
 
 def _dense(mlp: DenseMlp, names: TensorNames, hidden: int, layers: Layers) -> Iterator[TensorGroup]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from planner.errors import ConfigError, UnsupportedModelError
-from planner.model import catalog, source
 from planner.model.arch.registry import read_language_model, read_spec
 from planner.model.dtypes import DType
 from planner.model.formats import store
@@ -24,24 +20,9 @@ from planner.model.layers import (
     MoeMlp,
     routed_experts,
 )
-from planner.model.quantization import Quantization, QuantMethod
 from planner.model.spec import ModelSpec, TextModel
-from planner.model.tensors import UNLOADED_ROLES, Role, num_parameters, size_bytes
-
-
-def config_of(name: str, **changes: Any) -> dict[str, Any]:
-    entry = catalog.load(name)
-    assert entry is not None, name
-    changed = {**entry.config, **changes}
-    return {key: value for key, value in changed.items() if value != "removed"}
-
-
-def text_of(name: str, **changes: Any) -> TextModel:
-    return read_language_model(config_of(name, **changes))
-
-
-def spec_of(name: str, **changes: Any) -> ModelSpec:
-    return read_spec(config_of(name, **changes), name)
+from planner.model.tensors import UNLOADED_ROLES, Role, num_parameters
+from tests.model.configs import config_of, spec_of, text_of
 
 
 def windows(text: TextModel) -> dict[int, int]:
@@ -144,6 +125,65 @@ def test_qwen3_5_totals_but_for_the_tower(name: str, published: int, prediction:
     assert num_parameters(tuple(group for group in groups if group.role in UNLOADED_ROLES)) == prediction
 
 
+def test_experts_that_layers_share_are_in_the_file_once() -> None:
+    """A made config: nobody has published one of Intern-S2-Mobius."""
+    plain = config_of("qwen3.5-35b-a3b")
+    section = {**plain["text_config"], "num_blocks": 4, "mtp_num_experts": 16, "mtp_num_experts_per_tok": 2}
+    config = {**plain, "architectures": ["InternS2MobiusForConditionalGeneration"], "text_config": section}
+    mobius = inventory(ModelSpec("mobius", "", DType.BF16, read_language_model(config)))
+    names = {group.name: group for group in mobius}
+    packed = names["model.language_model.meta_mlp.{layer}.experts.gate_up_proj"]
+    assert (packed.layers, packed.shape) == ((0, 1, 2, 3), (256, 1024, 2048))
+    assert names["model.language_model.meta_mlp.{layer}.gate.weight"].count == 4
+    assert names["mtp.layers.{layer}.mlp.experts.down_proj"].shape == (16, 2048, 512)
+    whole = inventory(ModelSpec("plain", "", DType.BF16, read_language_model(plain)))
+    one_layer = 256 * (3 * 512 + 1) * 2048
+    in_prediction = 240 * (3 * 512 + 1) * 2048
+    assert num_parameters(whole) - num_parameters(mobius) == 36 * one_layer + in_prediction
+
+
+@pytest.mark.parametrize(
+    ("version", "text", "words"),
+    [(2.6, "Qwen2ForCausalLM", ""), (2.5, "LlamaForCausalLM", ""), (4, "", "MiniCPM-V 4"), (None, "", "no version")],
+)
+def test_minicpm_v_by_version(version: float | None, text: str, words: str) -> None:
+    config = config_of("minicpm-v-2_6", version=version)
+    if words:
+        with pytest.raises(UnsupportedModelError, match=words):
+            read_language_model(config)
+    else:
+        model = read_language_model(config)
+        assert (model.architecture, model.prefix) == (text, "llm.")
+
+
+def test_deepseek_vl2_without_latent_attention() -> None:
+    """deepseek-vl2-tiny, by the keys of its config.json that say what its layers are."""
+    section = {
+        "first_k_dense_replace": 1,
+        "hidden_size": 1280,
+        "intermediate_size": 6848,
+        "kv_lora_rank": None,
+        "max_position_embeddings": 4096,
+        "moe_intermediate_size": 896,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_attention_heads": 10,
+        "num_experts_per_tok": 6,
+        "num_hidden_layers": 12,
+        "num_key_value_heads": 10,
+        "q_lora_rank": None,
+        "topk_method": "greedy",
+        "use_mla": False,
+        "vocab_size": 129280,
+    }
+    config = {"model_type": "deepseek_vl_v2", "language_config": section, "torch_dtype": "bfloat16"}
+    text = read_language_model(config)
+    assert text.architecture == "DeepseekVLV2ForCausalLM"
+    assert {type(group.attention) for group in text.layer_groups} == {GroupedQueryAttention}
+    with pytest.raises(UnsupportedModelError, match="SigLIP tower of DeepSeek-VL2"):
+        read_spec(config, "tiny")
+
+
 def test_glm_5_2_shares_indexers() -> None:
     full = shared = 0
     for group in text_of("glm-5.2").layer_groups:
@@ -189,93 +229,6 @@ def test_dtype(changes: dict[str, Any], dtype: DType, given: bool) -> None:
     assert (spec.dtype, spec.dtype_given) == (dtype, given)
 
 
-def test_the_parts_of_kimi_k2_5_in_int4() -> None:
-    """Experts alone are packed: patterns hold the others out."""
-    text = text_of("kimi-k2.5")
-    groups = inventory(ModelSpec("kimi", "", DType.BF16, text))
-    ignore = ("lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*")
-    stored = store(groups, Quantization(QuantMethod.COMPRESSED_TENSORS, 4, 32, ignore))
-    packed = {group.role for group in stored if group.name.endswith("weight_packed")}
-    assert packed == {Role.EXPERT}
-    shapes = {
-        group.name.rpartition(".")[2]: (group.shape, group.dtype) for group in stored if ".experts." in group.name
-    }
-    assert shapes["weight_shape"] == ((2,), DType.I32)
-
-
-def quantized(section: Mapping[str, Any], name: str = "llama-3.1-8b") -> Quantization:
-    found = spec_of(name, quantization_config=section).quantization
-    assert found is not None
-    return found
-
-
-_INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128}
-
-
-def compressed(weights: Mapping[str, Any] = _INT4, **changes: Any) -> dict[str, Any]:
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": dict(weights)}},
-        "ignore": ["lm_head"],
-        **changes,
-    }
-
-
-def test_formats() -> None:
-    assert quantized(compressed()) == Quantization(QuantMethod.COMPRESSED_TENSORS, 4, 128, ("lm_head",))
-    assert quantized({"quant_method": "smooth_quant"}) == Quantization(
-        QuantMethod.SMOOTH_QUANT, 8, 0, weight_dtype=DType.I8
-    )
-    assert quantized({"quant_method": "smooth_quant", "quant_dtype": "float8_e4m3fn"}).weight_dtype is DType.F8_E4M3
-    static = quantized({"quant_method": "fp8", "activation_scheme": "static"})
-    assert static == Quantization(QuantMethod.FP8, 8, 0, static=True)
-    assert spec_of("gpt-oss-20b").quantization == Quantization(
-        QuantMethod.MXFP4,
-        4,
-        32,
-        ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("section", "words"),
-    [
-        (compressed(format="float-quantized"), "float-quantized are not served"),
-        (compressed({**_INT4, "num_bits": 8}), "8-bit int weights are not served"),
-        (compressed({**_INT4, "symmetric": False}), "zero points"),
-        (compressed(config_groups={}), "no group is not served"),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "ModelOpt's NVFP4"),
-        ({"quant_algo": "FP8", "producer": {"name": "modelopt"}}, "ModelOpt's FP8"),
-        ({"quant_method": "fbgemm_fp8"}, "'fbgemm_fp8'"),
-        ({"quant_method": "fp8", "fmt": "float8_e4m3fn"}, "takes e4m3 and e5m2"),
-        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, "without square blocks"),
-    ],
-)
-def test_formats_that_lmdeploy_refuses(section: dict[str, Any], words: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=words):
-        quantized(section)
-
-
-def test_bytes_of_8_bit_formats() -> None:
-    """A linear takes a byte a weight, and for smooth_quant four for each output, for static fp8 eight in all."""
-    plain = inventory(spec_of("llama-3.1-8b"))
-    linears = [group for group in plain if ".layers." in group.name and len(group.shape) == 2]
-    weights, outputs = sum(group.num_elements for group in linears), sum(g.shape[0] * g.count for g in linears)
-    smooth = store(plain, Quantization(QuantMethod.SMOOTH_QUANT, 8, 0, weight_dtype=DType.I8))
-    assert size_bytes(plain) - size_bytes(smooth) == weights - 4 * outputs
-    static = store(plain, Quantization(QuantMethod.FP8, 8, 0, static=True))
-    assert size_bytes(plain) - size_bytes(static) == weights - 8 * sum(group.count for group in linears)
-
-
-def test_modelopt_beside_the_config_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config_of("llama-3.1-8b")))
-    assert source.resolve(str(tmp_path)).config
-    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "NVFP4"}}))
-    with pytest.raises(UnsupportedModelError, match="ModelOpt's NVFP4"):
-        source.resolve(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     ("architecture", "words"),
     [
@@ -283,7 +236,7 @@ def test_modelopt_beside_the_config_is_refused(tmp_path: Path) -> None:
             "DeepseekV4ForCausalLM",
             "lmplan does not plan .*DeepSeek-V4.* yet; LMDeploy 0.18.0 serves it with the PyTorch",
         ),
-        ("InternS2MobiusForConditionalGeneration", "serves it with TurboMind and the PyTorch engine"),
+        ("CogVLMForCausalLM", "lmplan does not plan .* yet; LMDeploy 0.18.0 serves it with the PyTorch engine"),
         ("BaichuanForCausalLM", "0.18.0 does not serve .*; TurboMind did before 0.14.0"),
         ("Starcoder2ForCausalLM", "does not serve .*the PyTorch engine had it and dropped it"),
         ("Glm4vMoeForConditionalGeneration", "LMDeploy 0.18.0 does not serve Glm4vMoeForConditionalGeneration$"),

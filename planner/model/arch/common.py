@@ -27,6 +27,10 @@ _MAX_LENGTH_TOKENS = 2**28
 _FLAGS = (("bf16", DType.BF16), ("fp16", DType.F16), ("fp32", DType.F32))
 
 
+_CLASS_OF_TYPE: Final = {"deepseek_vl_v2": "DeepseekVLV2ForCausalLM"}
+"""Where published configs name no class (`lmdeploy/pytorch/models/patch.py`, 0.18.0)."""
+
+
 def read_architecture(fields: Fields, known: Container[str]) -> str:
     """The class that LMDeploy serves: the one that ``auto_map`` names where it is `known`, else the first of
     ``architectures`` (`lmdeploy/pytorch/models/patch.py`, _get_model_class, 0.18.0).
@@ -40,6 +44,9 @@ def read_architecture(fields: Fields, known: Container[str]) -> str:
             name = mapped.rpartition(".")[2]
             if name in known or not fields.texts("architectures"):
                 return name
+    kind = fields.value("model_type")
+    if not fields.has("architectures") and isinstance(kind, str) and kind in _CLASS_OF_TYPE:
+        return _CLASS_OF_TYPE[kind]
     return fields.architecture()
 
 

@@ -31,6 +31,10 @@ def _latent(fields: Fields, num_layers: int) -> Sequence[Attention]:
     return (read_latent(fields),) * num_layers
 
 
+def _latent_or_not(fields: Fields, num_layers: int) -> Sequence[Attention]:
+    return _latent(fields, num_layers) if fields.boolean("use_mla") else _grouped_query(fields, num_layers)
+
+
 def _expanded(fields: Fields, num_layers: int) -> Sequence[Attention]:
     return (read_latent(fields, expanded=True),) * num_layers
 
@@ -101,6 +105,7 @@ _V3: Final = Decoder(NAMES, _latent, moe_layers, defaults=defaults.DEEPSEEK_V3, 
 DEEPSEEK: Final[dict[str, Decoder]] = {
     "DeepseekForCausalLM": Decoder(NAMES, _grouped_query, moe_layers, defaults=defaults.DEEPSEEK_MOE),
     "DeepseekV2ForCausalLM": Decoder(NAMES, _latent, moe_layers, defaults=defaults.DEEPSEEK_V2),
+    "DeepseekVLV2ForCausalLM": Decoder(NAMES, _latent_or_not, moe_layers, defaults=defaults.DEEPSEEK_VL2),
     "DeepseekV3ForCausalLM": _V3,
     "Glm4MoeLiteForCausalLM": _V3._replace(defaults=defaults.GLM4_MOE_LITE),
     "DeepseekV32ForCausalLM": _V3._replace(attention=_indexed, defaults=defaults.DEEPSEEK_V32),

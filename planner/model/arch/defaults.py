@@ -25,6 +25,17 @@ DEEPSEEK_V2: Final[dict[str, Any]] = {
     "num_nextn_predict_layers": 0,
 }
 """DeepseekV2Config; the method's name is spelled so in configuration_deepseek.py."""
+DEEPSEEK_VL2: Final[dict[str, Any]] = {
+    **DEEPSEEK_V2,
+    "use_mla": True,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 32,
+}
+"""DeepseekV2Config of DeepSeek-VL2 (configuration_deepseek.py there), which its ``language_config`` leans on."""
 DEEPSEEK_V3: Final[dict[str, Any]] = {
     **_DEEPSEEK,
     "q_lora_rank": 1536,
@@ -50,6 +61,8 @@ QWEN3_NEXT: Final[dict[str, Any]] = {
 """Qwen3NextConfig."""
 QWEN3_5: Final[dict[str, Any]] = {**QWEN3_NEXT, "head_dim": 256}
 """Qwen3_5TextConfig and Qwen3_5MoeTextConfig, which have no dense layers among those with experts."""
+MOBIUS: Final[dict[str, Any]] = {**QWEN3_5, "num_blocks": 4}
+"""InternS2Mobius and MetaMoE, as LMDeploy reads them (`lmdeploy/pytorch/models/interns2_mobius.py`, 0.18.0)."""
 GPT_OSS: Final[dict[str, Any]] = {
     "attention_bias": True,
     "head_dim": 64,

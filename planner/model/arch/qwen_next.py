@@ -67,6 +67,31 @@ def _moe(fields: Fields, storage: ExpertStorage) -> MoeMlp:
     return checked(fields, moe)
 
 
+def _shared_packs(fields: Fields, num_layers: int) -> Sequence[Mlp]:
+    """Layer i takes the experts of pack i % num_blocks (`lmdeploy/pytorch/models/interns2_mobius.py`, 0.18.0)."""
+    packs = fields.count("num_blocks")
+    if packs > num_layers:
+        raise ConfigError(
+            f"config.json: {fields.key('num_blocks')} is {packs}; expected at most {num_layers}, the layers"
+        )
+    return (replace(_moe(fields, ExpertStorage.PACKED), num_packs=packs),) * num_layers
+
+
+def _with_own_experts(fields: Fields, text: TextModel) -> TextModel:
+    """Layers for speculative decoding have experts of their own (`lmdeploy/pytorch/configurations/meta_moe.py`)."""
+    text = _with_prediction(fields, text)
+    if text.prediction is None:
+        return text
+    group = text.prediction.group
+    moe = _moe(fields, ExpertStorage.PACKED)
+    own = replace(
+        moe,
+        num_experts=fields.count("mtp_num_experts"),
+        num_experts_per_tok=fields.count("mtp_num_experts_per_tok"),
+    )
+    return replace(text, prediction=replace(text.prediction, group=replace(group, mlp=checked(fields, own))))
+
+
 def _with_prediction(fields: Fields, text: TextModel) -> TextModel:
     """`mtp_num_hidden_layers` layers as the full ones, behind ``mtp.``."""
     number = fields.optional_integer("mtp_num_hidden_layers", minimum=0) or 0
@@ -87,11 +112,15 @@ def _with_prediction(fields: Fields, text: TextModel) -> TextModel:
 
 _QWEN3_5: Final = Decoder(QWEN3_5_NAMES, _hybrid, dense, defaults=defaults.QWEN3_5, finish=_with_prediction)
 
+_PACKS: Final = _QWEN3_5._replace(mlp=_shared_packs, defaults=defaults.MOBIUS, finish=_with_own_experts)
+
 QWEN_NEXT: Final[dict[str, Decoder]] = {
     "Qwen3NextForCausalLM": Decoder(
         NEXT_NAMES, _hybrid, _experts, defaults=defaults.QWEN3_NEXT, finish=_with_prediction
     ),
     "Qwen3_5ForConditionalGeneration": _QWEN3_5,
     "Qwen3_5MoeForConditionalGeneration": _QWEN3_5._replace(mlp=_packed_experts),
+    "MetaMoeForConditionalGeneration": _PACKS,
+    "InternS2MobiusForConditionalGeneration": _PACKS,
 }
-"""Architecture -> what sets it apart; those of Qwen3.5 are of the language model under ``text_config``."""
+"""Architecture -> what sets it apart; those with vision are of the language model under ``text_config``."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from planner.errors import UnsupportedModelError
 from planner.model.arch import internvl
 from planner.model.arch.common import read_architecture
 from planner.model.arch.decoders import DECODERS, read_decoder
@@ -127,6 +128,19 @@ def _pack(group: LayerGroup) -> LayerGroup:
     return replace(group, mlp=replace(group.mlp, storage=ExpertStorage.PACKED_TRANSPOSED))
 
 
+_MINICPMV: Final = {"2.5": "LlamaForCausalLM", "2.6": "Qwen2ForCausalLM"}
+"""The language model of each version that LMDeploy takes (`lmdeploy/vl/model/minicpmv.py`, 0.18.0)."""
+
+
+def _minicpmv_text(fields: Fields) -> TextModel:
+    if not fields.has("version"):
+        raise UnsupportedModelError("LMDeploy does not serve a MiniCPM-V whose config.json has no version")
+    version = f"{fields.number('version', minimum=0, maximum=100):g}"
+    if version not in _MINICPMV:
+        raise UnsupportedModelError(f"LMDeploy does not serve MiniCPM-V {version}; it takes {' and '.join(_MINICPMV)}")
+    return read_decoder(fields, "llm.", _MINICPMV[version])
+
+
 _KIMI: Final = VisionLanguage(_text("text_config", "DeepseekV3ForCausalLM", "language_model."), "MoonViT tower")
 
 
@@ -139,6 +153,12 @@ def _llava_text(fields: Fields) -> TextModel:
 
 
 _SIZES: Final = {"LlamaForCausalLM": LLAMA_SIZES, "MistralForCausalLM": MISTRAL_SIZES}
+_PREVIEW: Final = VisionLanguage(
+    _text("text_config", "Qwen3_5MoeForConditionalGeneration"), "towers of Intern-S2-Preview"
+)
+_MOBIUS: Final = VisionLanguage(
+    _text("text_config", "InternS2MobiusForConditionalGeneration"), "towers of Intern-S2-Mobius"
+)
 _LLAVA: Final = VisionLanguage(_llava_text, "CLIP tower")
 
 VISION_LANGUAGE: Final[Mapping[str, VisionLanguage]] = {
@@ -165,9 +185,7 @@ VISION_LANGUAGE: Final[Mapping[str, VisionLanguage]] = {
     "Qwen3_5MoeForConditionalGeneration": VisionLanguage(
         _text("text_config", "Qwen3_5MoeForConditionalGeneration"), "vision tower of Qwen3.5"
     ),
-    "InternS2PreviewForConditionalGeneration": VisionLanguage(
-        _text("text_config", "Qwen3_5MoeForConditionalGeneration"), "towers of Intern-S2"
-    ),
+    "InternS2PreviewForConditionalGeneration": _PREVIEW,
     "InternS1ProForConditionalGeneration": VisionLanguage(
         _renamed(_text("text_config", "Qwen3MoeForCausalLM"), _IN_MODEL),
         "towers of Intern-S1-Pro",
@@ -192,6 +210,16 @@ VISION_LANGUAGE: Final[Mapping[str, VisionLanguage]] = {
     "Kimi_K25ForConditionalGeneration": _KIMI,
     "LlavaForConditionalGeneration": _LLAVA,
     "LlavaNextForConditionalGeneration": _LLAVA,
+    "MiniCPMV": VisionLanguage(_minicpmv_text, "vision tower of MiniCPM-V"),
+    "DeepseekVLV2ForCausalLM": VisionLanguage(
+        _text("language_config", "DeepseekVLV2ForCausalLM", "language."), "SigLIP tower of DeepSeek-VL2"
+    ),
+    "MetaMoeForConditionalGeneration": VisionLanguage(
+        _text("text_config", "MetaMoeForConditionalGeneration"), "vision tower of MetaMoE"
+    ),
+    "InternS2MobiusForConditionalGeneration": _MOBIUS,
+    "InternS2MobiusForCausalLM": _MOBIUS,
+    "InternS2PreviewForCausalLM": _PREVIEW,
     "Phi3VForCausalLM": VisionLanguage(_flat("Phi3ForCausalLM"), "CLIP tower"),
 }
 """Architecture -> its parts. A tower that is not planned yet is refused by its name, the language model is read."""
