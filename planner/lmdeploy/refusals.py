@@ -215,11 +215,11 @@ def _check_pytorch(spec: ModelSpec, lmdeploy: LmdeployVersion, quantization: Qua
         return
     rules, method = versions.pytorch_rules(lmdeploy.rules), quantization.method
     experts = any(routed_experts(group.mlp) is not None for group in spec.text.layer_groups)
-    if quantization.bits == 4 and experts and not rules.awq_moe:
-        raise UnsupportedModelError(
-            "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
-        )
     if method.value not in rules.formats:
         raise UnsupportedModelError(
             f"the PyTorch engine does not serve {method.value.upper()}", "Use --engine turbomind"
+        )
+    if method is QuantMethod.AWQ and experts and not rules.awq_moe:
+        raise UnsupportedModelError(
+            "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
         )

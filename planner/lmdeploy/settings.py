@@ -135,11 +135,11 @@ def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, note
         if engine not in takers:
             raise UnsupportedModelError(
                 f"the {engine} engine of LMDeploy {lmdeploy.version} does not take {_named(spec)}",
-                f"Try --engine {takers[0]}" if takers else _takers(known),
+                f"Try --engine {takers[0]}" if takers else _takers(spec, known),
             )
         return engine
     if not takers:
-        raise UnsupportedModelError(f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(known))
+        raise UnsupportedModelError(f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(spec, known))
     first, *_ = EngineName
     if takers[0] is not first:
         notes.append(
@@ -155,7 +155,13 @@ def _named(spec: ModelSpec) -> str:
     return f"{spec.architecture} with {spec.text.architecture}"
 
 
-def _takers(known: dict[EngineName, tuple[str, ...]]) -> str:
+def _takers(spec: ModelSpec, known: dict[EngineName, tuple[str, ...]]) -> str:
+    """Which versions take the model, else what the first engine takes instead."""
+    taken = {name for names in known.values() for name in names}
+    missing = next((name for name in (spec.architecture, spec.text.architecture) if name not in taken), "")
+    when = versions.when_served(missing)
+    if when:
+        return when
     first, *_ = EngineName
     return f"{first.heading} takes " + ", ".join(sorted(known[first]))
 

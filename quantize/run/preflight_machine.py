@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from planner.model.file_form import as_stored
 from planner.model.inventory import inventory
 from planner.model.reconcile import compare
 from planner.model.source import ModelSource
@@ -120,5 +121,5 @@ def weights_findings(source: ModelSource, spec: ModelSpec, reachable: bool) -> I
     elif source.folder is not None and source.checkpoint is None and not any(source.folder.glob("*.bin")):
         yield error(f"{source.folder} has no weights", "Expected *.safetensors or *.bin beside config.json")
     if source.checkpoint is not None and spec.quantization is None:
-        for line in compare(inventory(spec), source.checkpoint)[:3]:
+        for line in compare(inventory(as_stored(spec, source.checkpoint)), source.checkpoint)[:3]:
             yield warning(f"the weights differ from config.json: {line}", "Predicted sizes follow config.json")
