@@ -134,9 +134,10 @@ def _gated_delta_net(net: GatedDeltaNet, names: TensorNames, hidden: int, layers
     for name, num_out in inputs.items():
         yield from layers.linear(stem + name, hidden, num_out, Role.ATTENTION)
     yield layers.tensor(f"{stem}conv1d.weight", (net.conv_width, 1, net.conv_kernel_size), Role.RECURRENT)
-    yield layers.tensor(f"{stem}A_log", (heads,), Role.RECURRENT)
+    wide = DType.F32 if net.wide_rates else None
+    yield layers.tensor(f"{stem}A_log", (heads,), Role.RECURRENT, dtype=wide)
     yield layers.tensor(f"{stem}dt_bias", (heads,), Role.RECURRENT)
-    yield from layers.norm(f"{stem}norm", net.value_head_dim)
+    yield layers.tensor(f"{stem}norm.weight", (net.value_head_dim,), Role.NORM, dtype=wide)
     yield from layers.linear(f"{stem}out_proj", net.value_width, hidden, Role.ATTENTION)
 
 

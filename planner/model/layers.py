@@ -100,7 +100,7 @@ class GatedDeltaNet:
     """Linear attention with a gated delta rule: a state of fixed size a sequence in place of keys and values.
 
     The state is `num_value_heads` matrices [value_head_dim, key_head_dim] and the last inputs of a convolution of
-    `conv_kernel_size` steps over queries, keys and values.
+    `conv_kernel_size` steps over queries, keys and values. `wide_rates`: the file has A_log and the norm in 32 bits.
     """
 
     num_key_heads: int
@@ -108,6 +108,7 @@ class GatedDeltaNet:
     key_head_dim: int
     value_head_dim: int
     conv_kernel_size: int
+    wide_rates: bool = False
 
     @property
     def key_width(self) -> int:

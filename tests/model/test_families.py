@@ -125,6 +125,14 @@ def test_qwen3_5_totals_but_for_the_tower(name: str, published: int, prediction:
     assert num_parameters(tuple(group for group in groups if group.role in UNLOADED_ROLES)) == prediction
 
 
+@pytest.mark.parametrize(("name", "num_wide"), [("qwen3.5-9b", 48), ("qwen3-coder-next", 0)])
+def test_what_files_hold_in_32_bits(name: str, num_wide: int) -> None:
+    groups = inventory(ModelSpec(name, "", DType.BF16, text_of(name)))
+    wide = [group for group in groups if group.dtype is DType.F32]
+    assert sum(group.count for group in wide) == num_wide
+    assert {group.name.partition("linear_attn.")[2] for group in wide} <= {"A_log", "norm.weight"}
+
+
 def test_experts_that_layers_share_are_in_the_file_once() -> None:
     """A made config: nobody has published one of Intern-S2-Mobius."""
     plain = config_of("qwen3.5-35b-a3b")

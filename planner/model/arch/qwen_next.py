@@ -13,7 +13,16 @@ from planner.model.arch.common import named_layers
 from planner.model.arch.family import Decoder
 from planner.model.arch.mlp import checked, dense, either
 from planner.model.fields import Fields
-from planner.model.layers import Attention, DenseMlp, ExpertStorage, GroupedQueryAttention, LayerGroup, Mlp, MoeMlp
+from planner.model.layers import (
+    Attention,
+    DenseMlp,
+    ExpertStorage,
+    GatedDeltaNet,
+    GroupedQueryAttention,
+    LayerGroup,
+    Mlp,
+    MoeMlp,
+)
 from planner.model.names import TensorNames
 from planner.model.spec import PredictionLayers, TextModel
 
@@ -34,6 +43,14 @@ def _hybrid(fields: Fields, num_layers: int) -> Sequence[Attention]:
         return tuple(full if kind == "full_attention" else linear for kind in types)
     interval = fields.integer("full_attention_interval")
     return tuple(linear if (layer + 1) % interval else full for layer in range(num_layers))
+
+
+def _hybrid_with_wide_rates(fields: Fields, num_layers: int) -> Sequence[Attention]:
+    """The same, as the published files of Qwen3.5 have them: of Qwen3.5-0.8B exactly A_log and the norm of 18 layers
+    are in float32 (modelscope/ms-swift, pull request 9972). Those of Qwen3.6, which configs do not tell apart, are not.
+    """
+    layers = _hybrid(fields, num_layers)
+    return tuple(replace(layer, wide_rates=True) if isinstance(layer, GatedDeltaNet) else layer for layer in layers)
 
 
 def _is_gated(fields: Fields) -> bool:
@@ -110,7 +127,9 @@ def _with_prediction(fields: Fields, text: TextModel) -> TextModel:
     return replace(text, prediction=prediction)
 
 
-_QWEN3_5: Final = Decoder(QWEN3_5_NAMES, _hybrid, dense, defaults=defaults.QWEN3_5, finish=_with_prediction)
+_QWEN3_5: Final = Decoder(
+    QWEN3_5_NAMES, _hybrid_with_wide_rates, dense, defaults=defaults.QWEN3_5, finish=_with_prediction
+)
 
 _PACKS: Final = _QWEN3_5._replace(mlp=_shared_packs, defaults=defaults.MOBIUS, finish=_with_own_experts)
 
