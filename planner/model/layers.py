@@ -131,6 +131,17 @@ Recurrent = GatedDeltaNet
 Attention = GroupedQueryAttention | LatentAttention | Recurrent
 
 
+def is_recurrent(attention: Attention) -> bool:
+    """Whether it keeps a state a sequence in place of keys and values."""
+    match attention:
+        case GroupedQueryAttention() | LatentAttention():
+            return False
+        case GatedDeltaNet():
+            return True
+        case _:
+            assert_never(attention)
+
+
 class ExpertStorage(Enum):
     """How a checkpoint file stores the experts of a layer.
 

@@ -54,6 +54,7 @@ class TextModel:
         tie_word_embeddings: whether the head is the embedding, so that the file holds one of them.
         norm_bias: whether norms over the hidden state have a bias (LayerNorm) or none (RMSNorm).
         head_bias: whether the head has one.
+        mrope: whether a token's position has three parts (``mrope_section``), as beside pictures.
         score: a reward model's head, which stands in place of the one over the vocabulary; empty for others.
         window_tokens: the window after which LMDeploy's PyTorch engine frees a session's blocks, of the config as a
             whole, whatever single layers look at (`lmdeploy/pytorch/configurations/default.py`, 0.18.0); 0 for none.
@@ -71,6 +72,7 @@ class TextModel:
     prefix: str = ""
     norm_bias: bool = False
     head_bias: bool = False
+    mrope: bool = False
     score: tuple[ScoreLinear, ...] = ()
     window_tokens: int = 0
     prediction: PredictionLayers | None = None
