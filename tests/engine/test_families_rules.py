@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from planner.data import ROOT
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.engine.turbomind.slabs import Turbomind
@@ -16,9 +18,12 @@ from planner.hardware.gpu import find_gpu
 from planner.lmdeploy import versions
 from planner.lmdeploy.settings import Request, decide
 from planner.memory.linears import LinearKind
+from planner.memory.weights import AllocationKind
+from planner.model.inventory import inventory
 from planner.model.layers import DenseMlp, GatedDeltaNet, LayerGroup
 from planner.model.quantization import Quantization, QuantMethod
 from planner.model.spec import ModelSpec
+from planner.model.tensors import size_bytes
 from planner.report import wording
 from tests.engine.family_specs import (
     MXFP4,
@@ -226,3 +231,27 @@ def test_dense_layers_of_a_mixture_are_one_more_group() -> None:
 def test_a_report_says_what_a_running_sequence_holds_besides() -> None:
     lines = [wording.beside_tokens(SimpleNamespace(memory=memory(spec))) for spec in (qwen3_5_9b(), gpt_oss_20b())]  # type: ignore[arg-type]  # all that it asks of a plan
     assert lines == [["A running sequence holds 25.5 MiB of state besides."], []]
+
+
+@pytest.mark.parametrize(
+    ("spec", "grown_bytes"),
+    [
+        (qwen3_5_9b(), 0),
+        (qwen3_5_35b_a3b(), 0),
+        (gpt_oss_20b(), 24 * 32 * (2 * 2880 + 2880) * 2),  # biases of experts, held twice
+        (
+            glm_4_7_flash(),
+            47 * 2 * (768 * 20 * (576 - 256) + 20 * (576 - 256) * 2048 - 512 * 20 * (192 + 256)),
+        ),  # folded
+    ],
+)
+def test_one_gpu_holds_the_checkpoint_and_what_the_engine_adds(spec: ModelSpec, grown_bytes: int) -> None:
+    allocations = list(engine_of(spec).text_allocations())
+    pointers = sum(a.total_bytes for a in allocations if a.kind is AllocationKind.POINTERS)
+    assert sum(a.total_bytes for a in allocations) - pointers == size_bytes(inventory(spec)) + grown_bytes
+
+
+@pytest.mark.parametrize("spec", [glm_4_7_flash(), qwen3_5_9b()])
+def test_the_schema_knows_every_term(spec: ModelSpec) -> None:
+    schema = json.loads((ROOT / "schemas/estimate-1.schema.json").read_text(encoding="utf-8"))
+    assert {term.name for term in memory(spec).terms} <= set(schema["$defs"]["term"]["properties"]["name"]["enum"])
