@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from planner.data import read_toml
+from planner.data import ROOT, read_toml
 from planner.engine.base import Deployment
 from planner.engine.pick import pick_engine
 from planner.engine.turbomind import forward
@@ -25,11 +25,21 @@ from planner.memory.kv_cache import slab_layout
 from planner.memory.linears import LinearKind
 from planner.memory.pool import PAGE_BYTES, aligned, reserved
 from planner.memory.weights import AllocationKind
+from planner.model.arch.quantization import read_quantization
+from planner.model.arch.registry import read_language_model
+from planner.model.fields import Fields
 from planner.model.layers import LatentAttention
 from tests.engine.family_specs import TRACED
 
-FILE = json.loads((Path(__file__).parents[1] / "data/h100-lmdeploy-0.18.0-families.json").read_text(encoding="utf-8"))
-RUNS: dict[str, dict[str, Any]] = {run["model"]["name"]: run for run in FILE["runs"]}
+TRACED_FILE = json.loads(
+    (Path(__file__).parents[1] / "data/h100-lmdeploy-0.18.0-traces.json").read_text(encoding="utf-8")
+)
+LEDGER = json.loads((ROOT / "measurements/h100-lmdeploy-0.18.0.json").read_text(encoding="utf-8"))
+RUNS: dict[str, dict[str, Any]] = {
+    run["model"]["name"]: {**run, "trace": TRACED_FILE["traces"][run["model"]["name"]]}
+    for run in (*LEDGER["runs"], *TRACED_FILE["runs"])
+}
+CONFIGS = {**LEDGER["configs"], **TRACED_FILE["configs"]}
 TOTAL, KV, STAGING = 0.005, 0.01, 0.005
 TOKENS = 8192
 _KEPT_BYTES = 512
@@ -59,7 +69,21 @@ def term_bytes(plan: MemoryEstimate, name: str) -> int:
 
 
 def test_every_case_has_a_model() -> None:
-    assert set(RUNS) == set(TRACED) and len(RUNS) == 8
+    assert set(RUNS) == set(TRACED) == set(TRACED_FILE["traces"]) and len(RUNS) == 8
+
+
+@each_case
+def test_the_config_is_read_as_the_model_made_by_hand(name: str) -> None:
+    config, spec = CONFIGS[name], TRACED[name]
+    text = read_language_model(config)
+    keys = ("hidden_size", "vocab_size", "layer_groups", "tie_word_embeddings", "names", "prefix", "mrope")
+    assert [getattr(text, key) for key in keys] == [getattr(spec.text, key) for key in keys]
+    read = read_quantization(Fields(config))
+    if spec.quantization is None or read is None:
+        assert spec.quantization is read
+    else:
+        methods = [(each.method, each.bits, each.group_size) for each in (spec.quantization, read)]
+        assert methods[0] == methods[1]
 
 
 def packed_saves_bytes(engine: Turbomind) -> int:
@@ -145,7 +169,7 @@ def test_staging(name: str) -> None:
 
 @each_case
 def test_total_and_budget(name: str) -> None:
-    plan, run = memory_of(name), one_run(RUNS[name], FILE["configs"])
+    plan, run = memory_of(name), one_run(RUNS[name], CONFIGS)
     assert plan.outcome == run.outcome == "serves"
     assert run.used_bytes is not None and run.kv_budget_bytes is not None
     assert abs(plan.total_bytes / run.used_bytes - 1) <= TOTAL

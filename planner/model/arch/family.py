@@ -55,6 +55,7 @@ def read_text(fields: Fields, architecture: str, decoder: Decoder, prefix: str =
         prefix=prefix,
         norm_bias=decoder.norm_bias,
         window_tokens=session_window_tokens(fields),
+        mrope=_has_mrope(fields),
     )
     return decoder.finish(fields, text) if decoder.finish else text
 
@@ -74,3 +75,9 @@ def session_window_tokens(fields: Fields) -> int:
     if not fields.boolean("use_sliding_window", True):
         return 0
     return fields.optional_integer("sliding_window", minimum=0) or 0
+
+
+def _has_mrope(fields: Fields) -> bool:
+    """Whether positions have three parts: ``mrope_section`` in what transformers 4 and 5 call the section."""
+    sections = [fields.section(name) for name in ("rope_scaling", "rope_parameters") if fields.has(name)]
+    return any(section.has("mrope_section") for section in sections)
