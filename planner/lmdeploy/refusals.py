@@ -110,10 +110,10 @@ def check(
     _check_tp(spec, tp)
     match engine:
         case EngineName.TURBOMIND:
-            _check_heads(spec, gpu, lmdeploy, tp, quant_policy)
             _check_format(gpu, lmdeploy, quantization)
             if versions.turbomind_rules(lmdeploy.rules).kv_allocator is KvAllocator.BLOCKS:
                 _check_planned(spec, f"under TurboMind of LMDeploy {lmdeploy.version}")
+            _check_heads(spec, gpu, lmdeploy, tp, quant_policy)
         case EngineName.PYTORCH:
             _check_pytorch(spec, lmdeploy, quantization)
             _check_planned(spec, "under the PyTorch engine")

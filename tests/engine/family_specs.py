@@ -18,7 +18,7 @@ from planner.model.names import TensorNames
 from planner.model.quantization import Quantization, QuantMethod
 from planner.model.spec import ModelSpec, TextModel
 
-DELTA_NET = GatedDeltaNet(16, 32, 128, 128, 4)
+DELTA_NET = GatedDeltaNet(16, 32, 128, 128, 4, wide_rates=True)
 _NESTED = "model.language_model."
 
 
