@@ -15,7 +15,7 @@ from planner.start import End, Start, Startup
 from planner.units import counted, format_bytes, format_gib
 from planner.verdict import Outcome, Verdict
 
-GROWING_TERMS = ("forward_buffers", "cuda_graphs", "late_code")
+GROWING_TERMS = ("forward_buffers", "delta_buffers", "cuda_graphs", "late_code")
 """Terms whose high end is what full load makes of them, not doubt."""
 
 

@@ -43,7 +43,7 @@ def test_errors_are_exceptions_with_a_hint() -> None:
         estimate("qwen3-8c", "h200")
     assert "qwen3-8b" in caught.value.hint
     with pytest.raises(UnsupportedModelError):
-        estimate("gemma-2-9b", "h200")
+        estimate("qwen-vl-chat", "h200")
     with pytest.raises(UsageError, match="expected as-is"):
         estimate("qwen3-8b", "h200", weights="w8a8")
     with pytest.raises(UsageError, match="--free"):

@@ -96,12 +96,11 @@ def test_what_does_not_fit_exits_with_3_and_is_reported_all_the_same(form: str, 
     assert "ies while loading" in captured.out
 
 
-@pytest.mark.parametrize("model", ["gemma-2-9b", "deepseek-v2-lite", "glm4v-9b", "qwen-vl-chat"])
+@pytest.mark.parametrize("model", ["minicpm-v-2_6", "deepseek-vl-1.3b", "glm4v-9b", "qwen-vl-chat"])
 def test_a_family_that_comes_later_is_named_and_exits_with_4(model: str, capsys: Capture) -> None:
     assert estimate(model=model) == 4
-    message, hint = complaint(capsys)
-    assert "known by name" in message
-    assert "LlamaForCausalLM" in hint
+    message, _ = complaint(capsys)
+    assert "not plan" in message
 
 
 @pytest.mark.parametrize(

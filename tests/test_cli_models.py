@@ -94,7 +94,6 @@ def test_a_config_that_is_no_json_object(tmp_path: Path, content: bytes, expecte
         ({"vocab_size": 1.5}, "vocab_size", "is 1.5; expected an integer"),
         ({"num_key_value_heads": 3}, "num_key_value_heads", "expected"),
         ({"torch_dtype": "int7"}, "torch_dtype", "expected one of"),
-        ({"torch_dtype": "removed"}, "torch_dtype", "is missing"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings", "expected true or false"),
         ({"architectures": "removed"}, "architectures", "is missing or empty"),
         ({"architectures": []}, "architectures", "is missing or empty"),

@@ -144,8 +144,9 @@ def work_of(deployment: Deployment, engine: Engine, block_bytes_per_token: float
         flops += each
     head_flops = 2 * text.hidden_size * sharding.rank_head_rows(text.vocab_size)
     attention = sum(
-        4 * on_rank(group.attention, sharding.parallelism).output_width * len(group.layers)
+        4 * rank.num_heads * rank.head_dim * len(group.layers)
         for group in text.layer_groups
+        for rank in (on_rank(group.attention, sharding.parallelism),)
     )
     return Work(
         dense_bytes=dense,

@@ -196,9 +196,10 @@ def _checkpoint(source: ModelSource, memory: MemoryEstimate) -> tuple[int, tuple
     """Bytes of the checkpoint that is served. Headers of real files decide; what differs is said."""
     if source.checkpoint is None:
         return memory.checkpoint_bytes, ()
+    from planner.model.file_form import as_stored
     from planner.model.reconcile import adopt, compare
 
-    spec = memory.deployment.spec
+    spec = as_stored(memory.deployment.spec, source.checkpoint)
     expected = store(inventory(spec), spec.quantization)
     notes = tuple(compare(expected, source.checkpoint))
     if memory.deployment.settings.quantization != spec.quantization:

@@ -134,7 +134,7 @@ def readme_table(runs: list[Replayed]) -> str:
         f"{len(runs)} runs of {models} models on {products}, planned again from their configs alone. The largest "
         "miss of each kind is the band that estimates print; nine runs in ten stay within the figure in brackets.",
         "",
-        "| engine, weights | runs | models | total | KV budget | peak of loading | verdicts right |",
+        "| engine, weights, GPU | runs | models | total | KV budget | peak of loading | verdicts right |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for group in groups:
@@ -142,7 +142,8 @@ def readme_table(runs: list[Replayed]) -> str:
         engine = EngineName(group.engine).heading
         peak = f"{group.peak_off_ratio:.2%}" if group.peak_off_ratio is not None else ""
         lines.append(
-            f"| {engine} {group.lmdeploy}, {group.format}{tp} | {group.runs} | {group.models} "
+            f"| {engine} {group.lmdeploy}, {group.format}{tp}, {group.product.removeprefix('NVIDIA ')} "
+            f"| {group.runs} | {group.models} "
             f"| {group.total_off_ratio:.2%} ({group.total_usual_ratio:.2%}) "
             f"| {group.kv_off_ratio:.2%} ({group.kv_usual_ratio:.2%}) | {peak} | {group.right} of {group.runs} |"
         )

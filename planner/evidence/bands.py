@@ -113,7 +113,8 @@ def _differences(group: Group, deployment: Deployment) -> list[str]:
     return found
 
 
-def _distance(group: Group, deployment: Deployment) -> tuple[bool, bool, bool, bool, int]:
+def _distance(group: Group, deployment: Deployment) -> tuple[bool, bool, bool, bool, int, int]:
+    """Of groups that are equally near, that of most runs is nearest."""
     settings = deployment.settings
     return (
         settings.engine != group.engine,
@@ -121,4 +122,5 @@ def _distance(group: Group, deployment: Deployment) -> tuple[bool, bool, bool, b
         deployment.gpu.product != group.product,
         settings.lmdeploy.version != group.lmdeploy,
         abs(settings.tp - group.tp),
+        -group.runs,
     )

@@ -70,6 +70,16 @@ def turbomind_modules_bytes() -> int:
     return int(read_toml("host.toml")["modules"]["turbomind_bytes"])
 
 
+def torch_cublas_handle_bytes() -> int:
+    """What torch's cuBLAS handle takes where folding opens one in a process of TurboMind."""
+    return int(read_toml("host.toml")["modules"]["torch_cublas_handle_bytes"])
+
+
+def latent_first_request_bytes() -> int:
+    """What the first request of a model with latent attention takes under TurboMind besides the usual."""
+    return int(read_toml("host.toml")["modules"]["latent_first_request_bytes"])
+
+
 def _calibrated(gpu: Gpu, engine: EngineName, lmdeploy: str) -> dict[str, Any] | None:
     if not gpu.product or gpu.slice_of:
         return None

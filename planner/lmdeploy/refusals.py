@@ -11,11 +11,15 @@ from planner.hardware.gpu import Gpu
 from planner.kinds import EngineName, assert_never
 from planner.lmdeploy import versions
 from planner.lmdeploy.versions import LmdeployVersion
-from planner.lmdeploy.words import KvReplication, RatioRange
+from planner.lmdeploy.words import KvAllocator, KvReplication, RatioRange
 from planner.model.layers import GatedDeltaNet, GroupedQueryAttention, LatentAttention, routed_experts
 from planner.model.quantization import Quantization, QuantMethod
 from planner.model.spec import ModelSpec
 
+_DELTA_HEAD_DIM: Final = 128
+_FP8_BLOCKS: Final[tuple[int, ...]] = (128,)
+_MX_GROUPS: Final[tuple[int, ...]] = (32,)
+"""Blocks and groups that TurboMind takes (`lmdeploy/turbomind/converter.py`, _SUPPORTED_GROUP_SIZES, 0.18.0)."""
 MAX_KV_BLOCKS: Final = 2**24
 """The largest number up to which the engine's float tells all whole numbers apart."""
 
@@ -106,10 +110,13 @@ def check(
     _check_tp(spec, tp)
     match engine:
         case EngineName.TURBOMIND:
-            _check_heads(spec, gpu, lmdeploy, tp, quant_policy)
             _check_format(gpu, lmdeploy, quantization)
+            if versions.turbomind_rules(lmdeploy.rules).kv_allocator is KvAllocator.BLOCKS:
+                _check_planned(spec, f"under TurboMind of LMDeploy {lmdeploy.version}")
+            _check_heads(spec, gpu, lmdeploy, tp, quant_policy)
         case EngineName.PYTORCH:
             _check_pytorch(spec, lmdeploy, quantization)
+            _check_planned(spec, "under the PyTorch engine")
         case _:
             assert_never(engine)
 
@@ -157,9 +164,10 @@ def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, 
             case GroupedQueryAttention():
                 head_dim, num_kv_heads = attention.head_dim, attention.num_kv_heads
             case LatentAttention():
-                raise not_planned("latent attention under TurboMind")
+                head_dim, num_kv_heads = attention.latent_width, tp  # the latent is on every rank
             case GatedDeltaNet():
-                raise not_planned("gated linear attention under TurboMind")
+                _check_delta(attention, tp)
+                continue
             case _:
                 assert_never(attention)
         if head_dim not in (*rules.head_dims, *(rules.head_dims_sm80 if sm >= 80 else ())):
@@ -183,6 +191,22 @@ def _check_heads(spec: ModelSpec, gpu: Gpu, lmdeploy: LmdeployVersion, tp: int, 
                 assert_never(rules.kv_replication)
 
 
+def _check_delta(net: GatedDeltaNet, tp: int) -> None:
+    """As `src/turbomind/models/llama/GatedDeltaNetLayer.cc` asserts it, after v0.16.0."""
+    if (net.key_head_dim, net.value_head_dim) != (_DELTA_HEAD_DIM, _DELTA_HEAD_DIM):
+        raise UnsupportedModelError(
+            f"linear attention with heads of {net.key_head_dim} and {net.value_head_dim}; TurboMind takes "
+            f"{_DELTA_HEAD_DIM} for keys and values"
+        )
+    for heads, what in ((net.num_key_heads, "key"), (net.num_value_heads, "value")):
+        if heads % tp:
+            raise UsageError(f"--tp {tp} does not divide the {heads} {what} heads of linear attention")
+    if net.num_value_heads % net.num_key_heads:
+        raise UnsupportedModelError(
+            f"linear attention with {net.num_value_heads} value heads, no multiple of its {net.num_key_heads} key heads"
+        )
+
+
 def _check_format(gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantization | None) -> None:
     if quantization is None:
         return
@@ -192,10 +216,14 @@ def _check_format(gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantizatio
         raise UnsupportedModelError(f"TurboMind of LMDeploy {lmdeploy.version} does not serve {method}")
     match method:
         case QuantMethod.FP8:
-            minimum, group_sizes = rules.min_sm_fp8, None
+            minimum, group_sizes = rules.min_sm_fp8, _FP8_BLOCKS
         case QuantMethod.AWQ | QuantMethod.GPTQ:
             minimum, group_sizes = rules.min_sm_w4a16, rules.int4_group_sizes
-        case QuantMethod.MXFP4 | QuantMethod.COMPRESSED_TENSORS | QuantMethod.SMOOTH_QUANT:
+        case QuantMethod.COMPRESSED_TENSORS:
+            minimum, group_sizes = rules.min_sm_w4a16, rules.compressed_group_sizes
+        case QuantMethod.MXFP4:
+            minimum, group_sizes = rules.min_sm_mxfp4, _MX_GROUPS
+        case QuantMethod.SMOOTH_QUANT:
             raise not_planned(f"{method} under TurboMind")
         case _:
             assert_never(method)
@@ -203,10 +231,11 @@ def _check_format(gpu: Gpu, lmdeploy: LmdeployVersion, quantization: Quantizatio
         raise UnsupportedModelError(
             f"{method} needs compute capability {minimum / 10} in LMDeploy {lmdeploy.version}; {gpu.name} has {sm / 10}"
         )
-    if group_sizes is not None and quantization.group_size not in group_sizes:
+    if quantization.group_size not in group_sizes:
+        scales = f"groups of {quantization.group_size}" if quantization.group_size else "one scale a linear"
         raise UnsupportedModelError(
-            f"{method} with groups of {quantization.group_size} is not served; "
-            f"LMDeploy {lmdeploy.version} takes {', '.join(map(str, group_sizes))}"
+            f"{method} with {scales} is not served; "
+            f"TurboMind of LMDeploy {lmdeploy.version} takes {', '.join(map(str, group_sizes))}"
         )
 
 
@@ -215,11 +244,33 @@ def _check_pytorch(spec: ModelSpec, lmdeploy: LmdeployVersion, quantization: Qua
         return
     rules, method = versions.pytorch_rules(lmdeploy.rules), quantization.method
     experts = any(routed_experts(group.mlp) is not None for group in spec.text.layer_groups)
-    if quantization.bits == 4 and experts and not rules.awq_moe:
-        raise UnsupportedModelError(
-            "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
-        )
     if method.value not in rules.formats:
         raise UnsupportedModelError(
             f"the PyTorch engine does not serve {method.value.upper()}", "Use --engine turbomind"
         )
+    if method is QuantMethod.AWQ and experts and not rules.awq_moe:
+        raise UnsupportedModelError(
+            "the PyTorch engine does not serve AWQ experts", "Use --engine turbomind or --weights as-is"
+        )
+
+
+def _check_planned(spec: ModelSpec, where: str) -> None:
+    """Refuse mechanisms that are planned for slabs of TurboMind alone; `where` they are not."""
+    for group in spec.text.layer_groups:
+        attention, experts = group.attention, routed_experts(group.mlp)
+        match attention:
+            case GroupedQueryAttention():
+                if attention.sinks:
+                    raise not_planned(f"attention sinks {where}")
+                if attention.output_gate:
+                    raise not_planned(f"a gate on the output of attention {where}")
+            case LatentAttention():
+                raise not_planned(f"latent attention {where}")
+            case GatedDeltaNet():
+                raise not_planned(f"gated linear attention {where}")
+            case _:
+                assert_never(attention)
+        if experts is not None and experts.correction_bias:
+            raise not_planned(f"a correction bias of the router {where}")
+        if experts is not None and experts.expert_bias:
+            raise not_planned(f"biases of experts {where}")

@@ -76,6 +76,8 @@ class TurbomindRules(NamedTuple):
     min_sm_fp8: int = 0
     fp8_native_sm: int = 0
     int4_sm90_group: int = 0
+    compressed_group_sizes: tuple[int, ...] = ()
+    min_sm_mxfp4: int = 0
 
 
 class KvPolicy(NamedTuple):

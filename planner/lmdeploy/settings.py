@@ -137,12 +137,14 @@ def _engine(spec: ModelSpec, lmdeploy: LmdeployVersion, wanted: str | None, note
             other = next(takers, None)
             raise UnsupportedModelError(
                 f"the {engine} engine of LMDeploy {lmdeploy.version} does not take {_named(spec)}",
-                f"Try --engine {other}" if other else _takers(lmdeploy),
+                f"Try --engine {other}" if other else _takers(spec, lmdeploy),
             )
         return engine
     taker = next(takers, None)
     if taker is None:
-        raise UnsupportedModelError(f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(lmdeploy))
+        raise UnsupportedModelError(
+            f"LMDeploy {lmdeploy.version} does not take {_named(spec)}", _takers(spec, lmdeploy)
+        )
     first, *_ = EngineName
     if taker is not first:
         notes.append(
@@ -158,7 +160,13 @@ def _named(spec: ModelSpec) -> str:
     return f"{spec.architecture} with {spec.text.architecture}"
 
 
-def _takers(lmdeploy: LmdeployVersion) -> str:
+def _takers(spec: ModelSpec, lmdeploy: LmdeployVersion) -> str:
+    """Which versions take the model, else what the first engine takes instead."""
+    taken = {name for engine in EngineName for name in versions.architectures(engine, lmdeploy.rules)}
+    missing = next((name for name in (spec.architecture, spec.text.architecture) if name not in taken), "")
+    when = versions.when_served(missing)
+    if when:
+        return when
     first, *_ = EngineName
     return f"{first.heading} takes " + ", ".join(sorted(versions.architectures(first, lmdeploy.rules)))
 
@@ -205,7 +213,7 @@ def _dtype(
     """The activations' type: fp16 where the GPU has no bf16 or the format forces it, else as asked or published."""
     if wanted not in ("auto", *DTYPES):
         raise UsageError(f"--dtype is {wanted!r}; expected auto, {' or '.join(DTYPES)}")
-    published = DType.F16 if spec.dtype is DType.F16 else DType.BF16
+    published = DType.F16 if spec.dtype is DType.F16 or _falls_to_fp16(spec, engine) else DType.BF16
     four_bits = quantization is not None and quantization.bits == 4
     forced = four_bits and _int4_dtype(engine, lmdeploy) is Int4Dtype.FLOAT16
 
@@ -222,6 +230,14 @@ def _dtype(
     elif dtype is DType.BF16 and forced:
         notes.append(f"4-bit weights run in fp16 in LMDeploy {lmdeploy.version}'s {engine} engine")
     return runs_in(dtype)
+
+
+def _falls_to_fp16(spec: ModelSpec, engine: EngineName) -> bool:
+    """Where a config names no dtype of 16 bits, TurboMind takes bfloat16 and the PyTorch engine float16
+    (`_resolve_dtype` of `lmdeploy/turbomind/converter.py`, `_update_torch_dtype` of `lmdeploy/pytorch/config.py`,
+    0.18.0).
+    """
+    return engine is EngineName.PYTORCH and (spec.dtype is DType.F32 or not spec.dtype_given)
 
 
 def _int4_dtype(engine: EngineName, lmdeploy: LmdeployVersion) -> Int4Dtype:

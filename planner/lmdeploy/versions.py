@@ -145,6 +145,24 @@ def pytorch_architectures(version: Version) -> tuple[str, ...]:
 
 
 @cache
+def when_served(architecture: str) -> str:
+    """In which versions LMDeploy takes an architecture, for people; empty where none that is known does."""
+    parts = []
+    entry = _turbomind_architecture(architecture)
+    if entry is not None:
+        spans = " and ".join(_in_words(part) for part in entry.versions)
+        parts.append(f"{EngineName.TURBOMIND.heading} takes it {spans}")
+    if architecture in shipped().one(PytorchArchitectures, "pytorch.architectures").list:
+        parts.append(f"{EngineName.PYTORCH.in_words} in {newest()}")
+    return ", ".join(parts)
+
+
+def _in_words(part: str) -> str:
+    low, high = span(part)
+    return f"from {low} on" if high is None else f"from {low} to before {high}"
+
+
+@cache
 def default_max_batch_size(version: Version, product: str) -> int:
     """LMDeploy's max_batch_size on a GPU of that product name when none is given."""
     default = shipped().rules(DefaultBatch, ("max_batch_size",), version)

@@ -243,3 +243,5 @@ class Subject(Word):
     PACKING = "packing"
     MOVING = "moving"
     PACKED_COPY = "packed_copy"
+    FOLDING = "folding"
+    STATES = "states"

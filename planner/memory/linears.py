@@ -23,6 +23,10 @@ class LinearKind(Enum):
 
     QKV = "qkv", Role.ATTENTION, Part.QKV
     OUTPUT = "output", Role.ATTENTION, Part.OUTPUT
+    QUERY_DOWN = "queries down", Role.ATTENTION, Part.OTHER
+    QUERY_UP = "queries up", Role.ATTENTION, Part.OTHER
+    KV_DOWN = "keys and values down", Role.ATTENTION, Part.OTHER
+    DELTA_INPUT = "linear attention's input", Role.ATTENTION, Part.QKV
     GATE_UP = "gate and up", Role.MLP, Part.GATE_UP
     DOWN = "down", Role.MLP, Part.DOWN
     ROUTER = "router", Role.ROUTER, Part.OTHER

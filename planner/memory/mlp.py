@@ -8,7 +8,7 @@ from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.linears import FusedLinear, LinearKind
 from planner.memory.parallelism import Sharding
-from planner.model.layers import DenseMlp, ExpertStorage, Mlp, MoeMlp
+from planner.model.layers import DenseMlp, ExpertStorage, Mlp, MoeMlp, routed_experts
 from planner.model.spec import TextModel
 
 
@@ -21,12 +21,14 @@ def linears(mlp: Mlp, text: TextModel, sharding: Sharding) -> Iterator[FusedLine
             yield FusedLinear(LinearKind.GATE_UP, names.dense_inputs, hidden, 2 * size, mlp.bias)
             yield FusedLinear(LinearKind.DOWN, (names.down,), size, hidden, mlp.bias)
         case MoeMlp():
-            _check(mlp)
+            if mlp.num_packs:
+                raise not_planned("experts that layers share")
             yield FusedLinear(LinearKind.ROUTER, (names.router,), hidden, mlp.num_experts, mlp.router_bias)
             size, number = sharding.intermediate(mlp.expert_intermediate_size), mlp.num_experts
             gate_up, down = _modules(mlp, text)
-            yield FusedLinear(LinearKind.EXPERT_GATE_UP, gate_up, hidden, 2 * size, num_experts=number)
-            yield FusedLinear(LinearKind.EXPERT_DOWN, down, size, hidden, num_experts=number)
+            bias = mlp.expert_bias
+            yield FusedLinear(LinearKind.EXPERT_GATE_UP, gate_up, hidden, 2 * size, bias, number)
+            yield FusedLinear(LinearKind.EXPERT_DOWN, down, size, hidden, bias, number)
             if mlp.shared_intermediate_size:
                 size = sharding.intermediate(mlp.shared_intermediate_size)
                 yield FusedLinear(LinearKind.SHARED_GATE_UP, names.shared_experts[:2], hidden, 2 * size)
@@ -37,13 +39,10 @@ def linears(mlp: Mlp, text: TextModel, sharding: Sharding) -> Iterator[FusedLine
             assert_never(mlp)
 
 
-def _check(mlp: MoeMlp) -> None:
-    if mlp.num_packs:
-        raise not_planned("experts that layers share")
-    if mlp.correction_bias:
-        raise not_planned("a correction bias of the router")
-    if mlp.expert_bias:
-        raise not_planned("biases of experts")
+def correction_bytes(mlp: Mlp) -> int:
+    """Bytes of the router's correction in one layer, whole on every rank and in 32 bits; 0 where it has none."""
+    experts = routed_experts(mlp)
+    return 4 * experts.num_experts if experts is not None and experts.correction_bias else 0
 
 
 def _modules(mlp: MoeMlp, text: TextModel) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -37,6 +37,7 @@ class Sharding(NamedTuple):
         embedding_sharded, lm_head_sharded: whether the vocabulary matrices are cut or whole on every rank.
         vocab_multiple: the head's rows are padded to a multiple of this times tp (only when cut).
         intermediate_multiple: an MLP's intermediate size is padded to a multiple of this times tp; 1 for no padding.
+        latent_folded: whether latent attention's projection of keys and values is multiplied into its neighbours.
     """
 
     parallelism: Parallelism = Parallelism()
@@ -44,6 +45,7 @@ class Sharding(NamedTuple):
     lm_head_sharded: bool = False
     vocab_multiple: int = 1
     intermediate_multiple: int = 1
+    latent_folded: bool = False
 
     @property
     def tp(self) -> int:

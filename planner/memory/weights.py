@@ -13,7 +13,7 @@ from planner.memory.parallelism import Parallelism, Sharding
 from planner.memory.pool import aligned
 from planner.model.held_out import held_out_layers, without_routers
 from planner.model.layers import LayerGroup
-from planner.model.quantization import Quantization
+from planner.model.quantization import Quantization, QuantMethod
 from planner.model.spec import TextModel
 from planner.model.tensors import Role
 from planner.model.vision import VisionTower
@@ -34,6 +34,9 @@ class AllocationKind(Enum):
     CLASS_TOKEN = "class token"
     POSITIONS = "position embedding"
     LAYER_SCALE = "layer scale"
+    PARAMETERS = "parameters of attention"
+    CORRECTION = "correction bias"
+    POINTERS = "pointers to experts"
 
 
 class Allocation(NamedTuple):
@@ -77,16 +80,23 @@ def _bias(linear: LinearShape) -> Allocation:
 # --- the language model ----------------------------------------------------------------------------------------------
 
 
-def text_linears(text: TextModel, quantization: Quantization | None, sharding: Sharding) -> Iterator[LinearShape]:
+def text_linears(
+    text: TextModel,
+    quantization: Quantization | None,
+    sharding: Sharding,
+    dequantized: frozenset[LinearKind] = frozenset(),
+) -> Iterator[LinearShape]:
     """The decoder's linears on one rank, qkv and gate-up fused, in the order of loading.
 
     Where the checkpoint holds some layers out, a linear comes twice: as these layers have it, and as the others do. A
     fused linear stays in 16 bits where any of its parts does: TurboMind dequantizes the others
-    (`lmdeploy/turbomind/builders/linear.py`, dequant_mixed, 0.18.0).
+    (`lmdeploy/turbomind/builders/linear.py`, dequant_mixed, 0.18.0). `dequantized` are those of which an engine makes
+    16-bit ones whatever the checkpoint has.
     """
     entries = _entries(text, quantization, sharding)
     for group, linear in _fused(text, sharding):
-        packed = group.layers if quantization is not None and linear.kind.is_quantizable else ()
+        takes = linear.kind not in dequantized and _is_replaced(linear, quantization)
+        packed = group.layers if takes else ()
         if packed and entries:
             held = frozenset[int]().union(*_held_out(text, group, linear, entries))
             packed = tuple(layer for layer in packed if layer not in held)
@@ -95,6 +105,13 @@ def text_linears(text: TextModel, quantization: Quantization | None, sharding: S
                 yield LinearShape(
                     linear.kind, linear.num_in, linear.num_out, count, linear.bias, quantized, linear.num_experts
                 )
+
+
+def _is_replaced(linear: FusedLinear, quantization: Quantization | None) -> bool:
+    """Whether the format is for such linears: mxfp4 is for experts alone (gpt-oss)."""
+    if quantization is None or not linear.kind.is_quantizable:
+        return False
+    return linear.kind.is_expert or quantization.method is not QuantMethod.MXFP4
 
 
 def check_fused(
@@ -108,7 +125,7 @@ def check_fused(
     """
     entries = _entries(text, quantization, sharding)
     for group, linear in _fused(text, sharding) if entries else ():
-        if linear.kind in dequantized or not linear.kind.is_quantizable:
+        if linear.kind in dequantized or not _is_replaced(linear, quantization):
             continue
         held = _held_out(text, group, linear, entries)
         if any(layers != held[0] for layers in held):
@@ -122,7 +139,7 @@ def check_fused(
 
 def _fused(text: TextModel, sharding: Sharding) -> Iterator[tuple[LayerGroup, FusedLinear]]:
     for group in text.layer_groups:
-        for linear in attention.linears(group.attention, text, sharding.parallelism):
+        for linear in attention.linears(group.attention, text, sharding):
             yield group, linear
         for linear in mlp.linears(group.mlp, text, sharding):
             yield group, linear
@@ -149,7 +166,7 @@ def _module(text: TextModel, name: str) -> str:
 
 
 def text_plain(text: TextModel, sharding: Sharding) -> Iterator[Allocation]:
-    """What stays 16-bit on one rank: both vocabulary matrices (two copies even when tied), norms, biases."""
+    """What is never quantized on one rank: both vocabulary matrices (two copies even when tied), norms, biases."""
     if text.score:
         raise not_planned("a reward model's head")
     if text.head_bias:
@@ -165,6 +182,11 @@ def text_plain(text: TextModel, sharding: Sharding) -> Iterator[Allocation]:
         yield Allocation(AllocationKind.NORM, hidden * _HALF_BYTES, parts * len(text.names.norms) * count)
         for norm_width, number in attention.norms(group.attention):
             yield Allocation(AllocationKind.NORM, norm_width * _HALF_BYTES, number * count)
+        for elements in attention.parameters(group.attention, sharding.parallelism):
+            yield Allocation(AllocationKind.PARAMETERS, elements * _HALF_BYTES, count)
+        correction_bytes = mlp.correction_bytes(group.mlp)
+        if correction_bytes:
+            yield Allocation(AllocationKind.CORRECTION, correction_bytes, count)
     for linear in text_linears(text, None, sharding):
         if linear.bias:
             yield _bias(linear)

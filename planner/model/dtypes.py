@@ -13,8 +13,12 @@ class DType(Enum):
     BF16 = "BF16"
     F8_E4M3 = "F8_E4M3"
     F8_E5M2 = "F8_E5M2"
+    F8_E8M0 = "F8_E8M0"
     F64 = "F64"
     I64 = "I64"
+    U64 = "U64"
+    U32 = "U32"
+    U16 = "U16"
     I32 = "I32"
     I16 = "I16"
     I8 = "I8"
@@ -39,6 +43,10 @@ class DType(Enum):
 _BITS = {
     DType.F64: 64,
     DType.I64: 64,
+    DType.U64: 64,
+    DType.U32: 32,
+    DType.U16: 16,
+    DType.F8_E8M0: 8,
     DType.F32: 32,
     DType.I32: 32,
     DType.F16: 16,

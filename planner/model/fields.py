@@ -21,11 +21,23 @@ def _describe(value: object) -> str:
 
 
 class Fields:
-    """One JSON object of a config and where it stands, such as ``llm_config``."""
+    """One JSON object of a config and where it stands, such as ``llm_config``.
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    `defaults` are those of the family's config class, for keys that are not there; a key that is null says null.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: str = "", defaults: Mapping[str, Any] | None = None) -> None:
         self.values = values
         self.path = path
+        self.defaults = defaults or {}
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Fields:
+        """The same object, read with the defaults of a config class."""
+        return Fields(self.values, self.path, defaults)
+
+    def value(self, name: str) -> Any:
+        """What is under a key, or its default; None where there is neither."""
+        return self.values.get(name, self.defaults.get(name))
 
     def key(self, name: str) -> str:
         """The full name of a key, for messages: ``llm_config.hidden_size``."""
@@ -33,10 +45,10 @@ class Fields:
 
     def has(self, name: str) -> bool:
         """Whether the key is there and not null."""
-        return self.values.get(name) is not None
+        return self.value(name) is not None
 
     def _get(self, name: str, expected: str) -> Any:
-        value = self.values.get(name)
+        value = self.value(name)
         if value is None:
             state = "null" if name in self.values else "missing"
             raise ConfigError(f"config.json: {self.key(name)} is {state}; expected {expected}")
@@ -101,7 +113,7 @@ class Fields:
         """A list of integers of at least 0; empty where the key is missing or null."""
         if not self.has(name):
             return ()
-        value = self.values[name]
+        value = self.value(name)
         expected = f"a list of integers from 0 to {maximum}"
         if type(value) is not list or any(type(x) is not int or not 0 <= x <= maximum for x in value):
             raise self._wrong(name, value, expected)
@@ -111,7 +123,7 @@ class Fields:
         """A list of strings; empty where the key is missing or null."""
         if not self.has(name):
             return ()
-        value = self.values[name]
+        value = self.value(name)
         if type(value) is not list or any(type(x) is not str for x in value):
             raise self._wrong(name, value, "a list of texts")
         return tuple(value)

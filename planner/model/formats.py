@@ -144,7 +144,7 @@ def _fp8(group: TensorGroup, quantization: Quantization) -> Iterator[TensorGroup
         # Qwen3's published fp8 checkpoints keep the block scales in the model's own float type.
         shape = (*experts, ceil_div(num_out, size), ceil_div(num_in, size))
         name = f"{stem}{joint}scale_inv" if experts else f"{stem}.weight_scale_inv"
-        yield group._replace(name=name, shape=shape)
+        yield group._replace(name=name, shape=shape, dtype=quantization.scale_dtype or group.dtype)
         return
     for name in ("weight_scale", "input_scale") if quantization.static else ("weight_scale",):
         yield group._replace(name=f"{stem}{joint}{name}", shape=tuple(experts), dtype=DType.F32)

@@ -64,7 +64,7 @@ def _packs(text: TextModel, dtype: DType) -> Iterator[TensorGroup]:
     """Routers and experts that layers share, once for all of them."""
     shared = {group.mlp for group in text.layer_groups if isinstance(group.mlp, MoeMlp) and group.mlp.num_packs}
     for moe in sorted(shared, key=lambda moe: moe.num_packs):
-        packs = Layers(text.prefix + text.names.pack, tuple(range(moe.num_packs)), dtype)
+        packs = Layers(text.prefix + text.names.packs_stem, tuple(range(moe.num_packs)), dtype)
         yield from pack_tensors(moe, text.names, text.hidden_size, packs)
 
 

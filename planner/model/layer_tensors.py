@@ -133,9 +133,10 @@ def _gated_delta_net(net: GatedDeltaNet, names: TensorNames, hidden: int, layers
     for name, num_out in inputs.items():
         yield from layers.linear(stem + name, hidden, num_out, Role.ATTENTION)
     yield layers.tensor(f"{stem}conv1d.weight", (net.conv_width, 1, net.conv_kernel_size), Role.RECURRENT)
-    yield layers.tensor(f"{stem}A_log", (heads,), Role.RECURRENT)
+    wide = DType.F32 if net.wide_rates else None
+    yield layers.tensor(f"{stem}A_log", (heads,), Role.RECURRENT, dtype=wide)
     yield layers.tensor(f"{stem}dt_bias", (heads,), Role.RECURRENT)
-    yield from layers.norm(f"{stem}norm", net.value_head_dim)
+    yield layers.tensor(f"{stem}norm.weight", (net.value_head_dim,), Role.NORM, dtype=wide)
     yield from layers.linear(f"{stem}out_proj", net.value_width, hidden, Role.ATTENTION)
 
 
@@ -159,10 +160,13 @@ def pack_tensors(moe: MoeMlp, names: TensorNames, hidden: int, packs: Layers) ->
     def inside(name: str) -> str:
         return name.removeprefix("mlp.")
 
+    inner = names._replace(
+        expert=inside(names.expert),
+        packed_gate_up=inside(names.packed_gate_up),
+        packed_down=inside(names.packed_down),
+    )
     yield from _router(moe, inside(names.router), inside(names.correction_bias), hidden, packs)
-    gate, up, down = map(inside, names.experts)
-    size, num_experts = moe.expert_intermediate_size, moe.num_experts
-    yield from packs.gated((gate, up, down), hidden, size, Role.EXPERT, num_experts=num_experts)
+    yield from _experts(moe, inner, hidden, packs)
 
 
 def _dense(mlp: DenseMlp, names: TensorNames, hidden: int, layers: Layers) -> Iterator[TensorGroup]:

@@ -97,7 +97,7 @@ class GatedDeltaNet(NamedTuple):
     """Linear attention with a gated delta rule: a state of fixed size a sequence in place of keys and values.
 
     The state is `num_value_heads` matrices [value_head_dim, key_head_dim] and the last inputs of a convolution of
-    `conv_kernel_size` steps over queries, keys and values.
+    `conv_kernel_size` steps over queries, keys and values. `wide_rates`: the file has A_log and the norm in 32 bits.
     """
 
     num_key_heads: int
@@ -105,6 +105,7 @@ class GatedDeltaNet(NamedTuple):
     key_head_dim: int
     value_head_dim: int
     conv_kernel_size: int
+    wide_rates: bool = False
 
     @property
     def key_width(self) -> int:
@@ -125,6 +126,17 @@ class GatedDeltaNet(NamedTuple):
 Recurrent = GatedDeltaNet
 """Kinds that keep a state a sequence and no keys and values."""
 Attention = GroupedQueryAttention | LatentAttention | Recurrent
+
+
+def is_recurrent(attention: Attention) -> bool:
+    """Whether it keeps a state a sequence in place of keys and values."""
+    match attention:
+        case GroupedQueryAttention() | LatentAttention():
+            return False
+        case GatedDeltaNet():
+            return True
+        case _:
+            assert_never(attention)
 
 
 class ExpertStorage(Enum):

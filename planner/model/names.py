@@ -12,7 +12,7 @@ class TensorNames(NamedTuple):
     What a checkpoint keeps fused has a name of its own, empty where it is not fused: queries, keys and values in `qkv`,
     gate and up in `gate_up`. `norms` are the norms of a layer over the hidden state, as many as it has. `delta_fused`
     says whether gated linear attention has two linears for its inputs (qkvz, ba) or four (qkv, z, b, a). Experts that
-    layers share stand behind `pack`, which holds the pack's number as ``{layer}``.
+    layers share stand behind `packs_stem`, which holds the pack's number as ``{layer}``.
     """
 
     embedding: str = "model.embed_tokens"
@@ -55,7 +55,7 @@ class TensorNames(NamedTuple):
     packed_down: str = "mlp.experts.down_proj"
     shared_expert: str = "mlp.shared_expert."
     shared_gate: str = "mlp.shared_expert_gate"
-    pack: str = "meta_mlp.{layer}."
+    packs_stem: str = "model.language_model.meta_mlp.{layer}."
 
     @property
     def attention_inputs(self) -> tuple[str, ...]:

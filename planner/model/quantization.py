@@ -32,6 +32,7 @@ class Quantization(NamedTuple):
         unquantized: the modules that stay as they were, as the config.json has it (`planner.model.held_out` reads it).
         static: whether linears come with a scale for their input, fixed beforehand (fp8, ``activation_scheme`` static).
         weight_dtype: of a stored 8-bit weight.
+        scale_dtype: of the scales of fp8 blocks; None for the model's own.
     """
 
     method: QuantMethod
@@ -40,3 +41,4 @@ class Quantization(NamedTuple):
     unquantized: tuple[str, ...] = ()
     static: bool = False
     weight_dtype: DType = DType.F8_E4M3
+    scale_dtype: DType | None = None

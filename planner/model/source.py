@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from planner.model.hub import HubFile, HubId
 
 CONFIG_NAME: Final = "config.json"
+MODELOPT_NAME: Final = "hf_quant_config.json"
 SYNTHETIC_MARK: Final = "LMPLAN_SYNTHETIC"
 """The file beside weights that lmplan made, sparse or drawn."""
 _KINDS: Final = "a folder, a config.json, a name that `lmplan models` lists, or a Hugging Face id e.g. org/name@main"
@@ -131,6 +133,7 @@ def _from_folder(folder: Path) -> ModelSource:
             hint = f"To plan the catalog's {folder}, run lmplan in another folder"
         raise UsageError(f"the folder {shown(folder)} has no {CONFIG_NAME}", hint)
     config = read_config(path)
+    _refuse_modelopt(folder, config)
     checkpoint = read_folder(folder)
     return ModelSource(
         name=_folder_name(folder),
@@ -140,6 +143,24 @@ def _from_folder(folder: Path) -> ModelSource:
         checkpoint=checkpoint,
         notes=_synthetic(folder) if checkpoint else _no_safetensors(folder),
     )
+
+
+def _refuse_modelopt(folder: Path, config: Mapping[str, Any]) -> None:
+    """ModelOpt says beside the config how it quantized, and older releases of it say it nowhere else.
+
+    Raises:
+        UnsupportedModelError: it did.
+    """
+    from planner.model.arch.quantization import refuse_modelopt
+    from planner.model.rewrite import quantization_section
+
+    beside = folder / MODELOPT_NAME
+    if quantization_section(config) or not beside.is_file():
+        return
+    section = read_config(beside).get("quantization")
+    algorithm = section.get("quant_algo") if isinstance(section, dict) else None
+    if algorithm is not None:
+        refuse_modelopt(str(algorithm)[:40])
 
 
 def _folder_name(folder: Path) -> str:

@@ -51,6 +51,7 @@ class TextModel(NamedTuple):
         tie_word_embeddings: whether the head is the embedding, so that the file holds one of them.
         norm_bias: whether norms over the hidden state have a bias (LayerNorm) or none (RMSNorm).
         head_bias: whether the head has one.
+        mrope: whether a token's position has three parts (``mrope_section``), as beside pictures.
         score: a reward model's head, which stands in place of the one over the vocabulary; empty for others.
         window_tokens: the window after which LMDeploy's PyTorch engine frees a session's blocks, of the config as a
             whole, whatever single layers look at (`lmdeploy/pytorch/configurations/default.py`, 0.18.0); 0 for none.
@@ -68,6 +69,7 @@ class TextModel(NamedTuple):
     prefix: str = ""
     norm_bias: bool = False
     head_bias: bool = False
+    mrope: bool = False
     score: tuple[ScoreLinear, ...] = ()
     window_tokens: int = 0
     prediction: PredictionLayers | None = None
@@ -80,7 +82,11 @@ class TextModel(NamedTuple):
 
 
 class ModelSpec(NamedTuple):
-    """Everything that lmplan knows of a model. `dtype` is that of the checkpoint's float tensors."""
+    """Everything that lmplan knows of a model.
+
+    `dtype` is that of the checkpoint's float tensors. Where the config does not say it (`dtype_given` is false) they
+    are taken for bfloat16, as the files of models that leave it out have them (gpt-oss, Hy3).
+    """
 
     name: str
     architecture: str
@@ -88,3 +94,4 @@ class ModelSpec(NamedTuple):
     text: TextModel
     vision: VisionTower | None = None
     quantization: Quantization | None = None
+    dtype_given: bool = True

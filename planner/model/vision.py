@@ -21,6 +21,7 @@ class VisionNames(NamedTuple):
     norms: tuple[str, str]
     scales: tuple[str, str]
     projector: tuple[str, str, str]
+    final_norm: str = ""
 
 
 class VisionTower(NamedTuple):

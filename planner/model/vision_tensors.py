@@ -49,8 +49,8 @@ def vision_tensors(tower: VisionTower, dtype: DType) -> Iterator[TensorGroup]:
     for name in names.scales:
         yield tensor(f"{names.layer}{name}", hidden)
     if tower.final_norm:
-        yield tensor("vision_tower.layernorm.weight", hidden)
-        yield tensor("vision_tower.layernorm.bias", hidden)
+        yield tensor(f"{names.final_norm}.weight", hidden)
+        yield tensor(f"{names.final_norm}.bias", hidden)
 
     norm, first, second = names.projector
     wide, out = hidden * tower.pixel_shuffle**2, tower.text_hidden_size

@@ -37,7 +37,7 @@ def render(plan: Plan) -> str:
         f"- Settings: {wording.settings_line(plan)}",
         _table(rows, ["term", "GiB", "band GiB", "evidence"]),
         f"KV cache: {counted(memory.kv_cache.blocks, 'block')} of {memory.kv_cache.block_tokens} tokens, "
-        f"{counted(memory.kv_cache.tokens, 'token')}. {wording.image_line(plan)}".strip(),
+        + " ".join([f"{counted(memory.kv_cache.tokens, 'token')}.", *wording.beside_tokens(plan)]),
         _table(capacity, ["context tokens", "concurrent sequences"]) if memory.kv_cache.blocks else "",
         "### Recommended\n\n" + "\n".join(f"- {reason}" for reason in plan.recommendation.why),
         f"```\n{plan.command}\n```" if plan.command else "",

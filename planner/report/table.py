@@ -103,9 +103,7 @@ def _capacity(plan: Plan) -> str:
         lines.append(
             _wrap(f"Concurrent sequences by tokens of context: {sequences} (max_batch_size allows {batch:,}).")
         )
-    image = wording.image_line(plan)
-    if image:
-        lines.append(image)
+    lines += wording.beside_tokens(plan)
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from planner.api.estimate import Plan
 from planner.evidence import bands
 from planner.lmdeploy.options import value_word
 from planner.memory.terms import Evidence
-from planner.units import MIB, format_gib
+from planner.units import MIB, format_bytes, format_gib
 
 CAPACITY_NOT_FOOTPRINT = (
     "KV quantization and --cache-max-entry-count change how many tokens fit, not the footprint: the engine takes its "
@@ -28,6 +28,8 @@ TERM_TITLES = {
     "batch_buffers": "batch buffers",
     "gemm_workspace": "GEMM workspace",
     "forward_buffers": "forward buffers",
+    "delta_buffers": "delta rule",
+    "torch_kept": "kept by torch",
     "late_code": "late kernels",
     "exchange_buffer": "exchange buffer",
     "cuda_graphs": "CUDA graphs",
@@ -113,6 +115,17 @@ def image_line(plan: Plan) -> str:
     if tower is None:
         return ""
     return f"An image takes {tower.tokens_per_tile} tokens per tile, at most {tower.max_image_tokens} in all."
+
+
+def state_line(plan: Plan) -> str:
+    """What a running sequence holds beside its tokens, or an empty string."""
+    states = plan.memory.kv_cache.states
+    return f"A running sequence holds {format_bytes(states.sequence_bytes)} of state besides." if states else ""
+
+
+def beside_tokens(plan: Plan) -> list[str]:
+    """Lines on what takes of the KV cache besides tokens of text; empty for most models."""
+    return [line for line in (state_line(plan), image_line(plan)) if line]
 
 
 def accuracy_line(plan: Plan) -> str:

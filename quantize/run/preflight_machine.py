@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from planner.files.escape import shown
+from planner.model.file_form import as_stored
 from planner.model.inventory import inventory
 from planner.model.reconcile import belongs, compare
 from planner.model.source import ModelSource
@@ -154,5 +155,5 @@ def weights_findings(source: ModelSource, spec: ModelSpec, reachable: bool) -> I
                 "Put the config.json and the weights of one model there",
             )
             return
-        for line in compare(inventory(spec), source.checkpoint)[:3]:
+        for line in compare(inventory(as_stored(spec, source.checkpoint)), source.checkpoint)[:3]:
             yield warning(f"the weights differ from config.json: {line}", "Predicted sizes follow config.json")

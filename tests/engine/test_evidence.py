@@ -29,7 +29,7 @@ def test_every_subject_was_traced_somewhere(subject: Subject) -> None:
     (trace,) = [trace for trace in traces() if subject in trace.subjects]
     found = traced(subject, trace.engine, Version(trace.lmdeploy), trace.compute_capability)
     assert found.kind == "formula"
-    assert "traced on H200, 0.18.0" in found.detail
+    assert f"traced on {trace.product.removeprefix('NVIDIA ')}, 0.18.0" in found.detail
     assert set(read_toml("evidence.toml")["subjects"]) == set(Subject.words())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import jsonschema
 import pytest
 
 from planner.data import ROOT
-from planner.errors import ConfigError, UnsupportedModelError
+from planner.errors import UnsupportedModelError
 from planner.model import catalog
-from planner.model.arch.registry import KNOWN_LATER, READERS, read_spec
+from planner.model.arch.registry import READERS, read_spec
 from planner.model.catalog import CatalogEntry
 from planner.model.formats import W4A16, store
 from planner.model.inventory import inventory
@@ -68,8 +69,17 @@ def entry_of(name: str) -> CatalogEntry:
     return entry
 
 
+def refusal(entry: CatalogEntry) -> str:
+    """Why the model is not planned; empty where it is."""
+    try:
+        read_spec(entry.config, entry.name)
+    except UnsupportedModelError as error:
+        return error.message
+    return ""
+
+
 def is_planned(entry: CatalogEntry) -> bool:
-    return entry.config["architectures"][0] in READERS and "visual" not in entry.config
+    return not refusal(entry)
 
 
 def is_published(entry: CatalogEntry) -> bool:
@@ -99,21 +109,18 @@ def test_names_and_aliases_are_unique() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
 def test_the_config_is_read_or_refused_by_name(entry: CatalogEntry) -> None:
-    architecture = entry.config["architectures"][0]
     if is_planned(entry):
         spec = read_spec(entry.config, entry.name)
-        assert (spec.name, spec.architecture) == (entry.name, architecture)
+        assert spec.name == entry.name
+        assert spec.architecture in (entry.config["architectures"][0], *mapped(entry))
         return
-    assert architecture in KNOWN_LATER or "visual" in entry.config
-    with pytest.raises(UnsupportedModelError, match="known by name but not planned yet"):
-        read_spec(entry.config, entry.name)
+    assert re.search("does not plan|do(es)? not serve", refusal(entry))
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
-def test_what_a_source_leaves_out_is_refused_and_not_guessed(entry: CatalogEntry) -> None:
-    if "torch_dtype not quoted" in entry.source and is_planned(entry) and "torch_dtype" not in entry.config:
-        with pytest.raises(ConfigError, match="torch_dtype is missing"):
-            read_spec(entry.config, entry.name)
+def mapped(entry: CatalogEntry) -> list[str]:
+    """The class that ``auto_map`` names."""
+    named = entry.config.get("auto_map", {}).get("AutoModelForCausalLM", "")
+    return [named.rpartition(".")[2]] if named else []
 
 
 @pytest.mark.parametrize("entry", PROVED, ids=[entry.name for entry in PROVED])
@@ -127,11 +134,23 @@ def test_the_config_leads_to_exactly_what_is_published(entry: CatalogEntry) -> N
         assert size_bytes(groups) + extra["bytes"] == published["checkpoint_bytes"]
 
 
-def test_at_least_thirty_models_of_every_family_are_proved() -> None:
+UNPROVED = {
+    # No exact total is published of any; their shapes are those of Llama, InternLM2, Qwen2, Qwen3-MoE and, for the last
+    # three, of transformers' own classes (test_oracle_families.py).
+    "InternLM3ForCausalLM",
+    "InternLM2ForRewardModel",
+    "Qwen2ForRewardModel",
+    "SDARMoeForCausalLM",
+    "Phi3ForCausalLM",
+    "PhiMoEForCausalLM",
+    "MiniCPM3ForCausalLM",
+}
+
+
+def test_a_model_of_every_family_is_proved() -> None:
     assert len(PROVED) >= 60
-    families = {entry.config["architectures"][0] for entry in PROVED}
-    # InternLM3's total is published nowhere; its shapes are proved against Llama's, which it shares.
-    assert families == set(READERS) - {"InternLM3ForCausalLM"}
+    families = {read_spec(entry.config, entry.name).architecture for entry in PROVED}
+    assert families == set(READERS) - UNPROVED
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Linears as TurboMind keeps them: 16-bit, 4-bit with a 16-bit scale and zero a group, or fp8 with blocks."""
+"""Linears as TurboMind keeps them: 16-bit, 4-bit with a 16-bit scale and zero a group, mxfp4, or fp8 with blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Format(NamedTuple):
     """Quantized linears on one GPU under one version.
 
     Attributes:
-        group_size: inputs that share a scale and a zero in the engine's 4-bit form.
+        group_size: inputs that share a scale, and a zero where there are such, in the engine's 4-bit form.
         native_fp8: 8-bit activations are multiplied with 8-bit weights.
     """
 
@@ -51,12 +51,24 @@ class Format(NamedTuple):
                 else:
                     scales = _HALF_BYTES * ceil_div(num_in, size) * num_out
                 yield of_linear(linear, AllocationKind.SCALES, scales)
-            case QuantMethod.AWQ | QuantMethod.GPTQ:
+            case QuantMethod.AWQ | QuantMethod.GPTQ | QuantMethod.COMPRESSED_TENSORS:
                 groups = ceil_div(num_in, self.group_size) * num_out
                 yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights // 2)
                 yield of_linear(linear, AllocationKind.SCALES, _HALF_BYTES * groups)
                 yield of_linear(linear, AllocationKind.ZEROS, _HALF_BYTES * groups)
-            case QuantMethod.MXFP4 | QuantMethod.COMPRESSED_TENSORS | QuantMethod.SMOOTH_QUANT:
+            case QuantMethod.MXFP4:
+                yield of_linear(linear, AllocationKind.WEIGHT, linear.num_weights // 2)
+                yield of_linear(linear, AllocationKind.SCALES, ceil_div(num_in, self.group_size) * num_out)
+            case QuantMethod.SMOOTH_QUANT:
                 raise not_planned(f"{self.quantization.method} under TurboMind")
             case _:
                 assert_never(self.quantization.method)
+
+    @property
+    def packed_group_size(self) -> int:
+        """Inputs that share a scale and a zero which packing fuses in room of their own; 0 where it does not. Scales of
+        mxfp4 are packed in turn, through a temporary of their own size.
+        """
+        return (
+            self.group_size if self.quantization.bits == 4 and self.quantization.method is not QuantMethod.MXFP4 else 0
+        )

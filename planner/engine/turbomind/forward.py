@@ -6,12 +6,15 @@ where they were takes their place: a larger one goes behind them, since their fr
 host asks. The flattened keys and values are freed early enough for the MLP to take their place. Small models can come
 out lower.
 
+The warm-up runs the first layer alone (`tune_layer_num`, `models/llama/llama_params.h`, 0.16.0); layers of another make
+follow with the first prompt.
+
 Experts are another matter while warming up: the engine then draws their ids on the host (`moe_ffn_layer.cc`,
 SampleUniform, 0.16.0), the GPU passes everything in the meantime, and the experts' buffers lie where attention was.
 
 Native fp8 linears (compute capability 9.0) quantize what goes into them, and the fused activation writes 8 bits.
 
-Read off traces of LMDeploy 0.18.0 on an H200 (20 models) and checked on further runs.
+Read off traces of LMDeploy 0.18.0 on an H200 (20 models) and an H100 (8) and checked on further runs.
 """
 
 from __future__ import annotations
@@ -21,8 +24,19 @@ from typing import NamedTuple
 
 from planner.kinds import assert_never
 from planner.memory.attention import on_rank
+from planner.memory.linears import LinearKind
 from planner.memory.parallelism import Parallelism
-from planner.model.layers import DenseMlp, LayerGroup, Mlp, MoeMlp, routed_experts
+from planner.model.layers import (
+    Attention,
+    DenseMlp,
+    GatedDeltaNet,
+    GroupedQueryAttention,
+    LatentAttention,
+    LayerGroup,
+    Mlp,
+    MoeMlp,
+    routed_experts,
+)
 from planner.model.spec import TextModel
 from planner.units import ceil_div, format_bytes
 
@@ -45,8 +59,8 @@ class Step(NamedTuple):
         hidden_states: how many the pool holds. Where ranks exchange theirs, one lies in the exchange buffer.
         fused_dense, fused_experts: the MLP applies its activation while it multiplies, so gate and up are never
             stored apart.
-        fp8: linears take 8-bit inputs, and a fused MLP writes them.
-        warming_up: experts are drawn on the host.
+        fp8: the kinds of linears that take 8-bit inputs, which a fused MLP writes for its last.
+        warming_up: the first layer runs alone, and experts are drawn on the host.
     """
 
     tokens: int
@@ -55,14 +69,14 @@ class Step(NamedTuple):
     hidden_states: int
     fused_dense: bool
     fused_experts: bool
-    fp8: bool = False
+    fp8: frozenset[LinearKind] = frozenset()
     warming_up: bool = False
 
 
 def step_parts(text: TextModel, step: Step, pad: PadIntermediate) -> list[tuple[str, int]]:
     """Name and bytes of each part of the layer group that takes most."""
     return max(
-        (_group_parts(text, group, step, pad) for group in text.layer_groups),
+        (_group_parts(text, group, step, pad) for group in _groups(text, step)),
         key=lambda parts: sum(size for _, size in parts),
     )
 
@@ -76,7 +90,7 @@ def least_bytes(text: TextModel, step: Step, pad: PadIntermediate) -> int:
     """What the step takes where every free reaches the GPU in time, as with small models: the MLP lies where attention
     was.
     """
-    return max(_least_bytes(text, group, step, pad) for group in text.layer_groups)
+    return max(_least_bytes(text, group, step, pad) for group in _groups(text, step))
 
 
 def formula(parts: list[tuple[str, int]]) -> str:
@@ -84,10 +98,17 @@ def formula(parts: list[tuple[str, int]]) -> str:
     return " + ".join(f"{what} {format_bytes(size)}" for what, size in parts)
 
 
+def _groups(text: TextModel, step: Step) -> tuple[LayerGroup, ...]:
+    """Those whose layers run."""
+    if not step.warming_up:
+        return text.layer_groups
+    return (min(text.layer_groups, key=lambda group: min(group.layers)),)
+
+
 def _attention_bytes(group: LayerGroup, step: Step) -> tuple[int, int]:
-    """qkv and attention output; the flattened keys and values."""
+    """qkv and attention output, with what else attention holds; the flattened keys and values."""
     rank = on_rank(group.attention, step.parallelism)
-    width = rank.qkv_width + rank.output_width
+    width = rank.qkv_width + rank.output_width + rank.scratch_width
     flattened = rank.cached_width * (step.context_tokens + _PREFETCH_TOKENS) * _HALF_BYTES
     return step.tokens * width * _HALF_BYTES, flattened
 
@@ -99,10 +120,25 @@ def _fp8_bytes(rows: int, width: int) -> int:
 
 def _input_bytes(text: TextModel, group: LayerGroup, step: Step) -> tuple[int, int]:
     """What goes into qkv and into the output projection, quantized; nothing where linears take 16 bits."""
-    if not step.fp8:
-        return 0, 0
-    rank = on_rank(group.attention, step.parallelism)
-    return _fp8_bytes(step.tokens, text.hidden_size), _fp8_bytes(step.tokens, rank.output_width)
+    widths = {
+        _input_kind(group.attention): text.hidden_size,
+        LinearKind.OUTPUT: on_rank(group.attention, step.parallelism).output_width,
+    }
+    for_qkv, for_output = (_fp8_bytes(step.tokens, w) if kind in step.fp8 else 0 for kind, w in widths.items())
+    return for_qkv, for_output
+
+
+def _input_kind(attention: Attention) -> LinearKind:
+    """The first of its linears."""
+    match attention:
+        case GroupedQueryAttention():
+            return LinearKind.QKV
+        case LatentAttention():
+            return LinearKind.QUERY_DOWN
+        case GatedDeltaNet():
+            return LinearKind.DELTA_INPUT
+        case _:
+            assert_never(attention)
 
 
 def _hidden_bytes(text: TextModel, step: Step) -> int:
@@ -152,13 +188,18 @@ def _mlp_buffers(text: TextModel, mlp: Mlp, step: Step, pad: PadIntermediate) ->
     """The MLP's buffers in the order in which they are taken."""
     match mlp:
         case DenseMlp():
-            return [_activation_bytes(step.tokens, pad(mlp.intermediate_size), step.fused_dense, step.fp8)]
+            fp8 = LinearKind.DOWN in step.fp8
+            return [_activation_bytes(step.tokens, pad(mlp.intermediate_size), step.fused_dense, fp8)]
         case MoeMlp():
             rows = step.tokens * mlp.num_experts_per_tok
-            routed = _activation_bytes(rows, pad(mlp.expert_intermediate_size), step.fused_experts, step.fp8)
+            # Experts with biases (gpt-oss) have an activation of their own, which is never fused (traced).
+            fused = step.fused_experts and not mlp.expert_bias
+            fp8 = LinearKind.EXPERT_DOWN in step.fp8
+            routed = _activation_bytes(rows, pad(mlp.expert_intermediate_size), fused, fp8)
             shared = 0
             if mlp.shared_intermediate_size:
-                shared = _activation_bytes(step.tokens, pad(mlp.shared_intermediate_size), step.fused_dense, step.fp8)
+                fp8 = LinearKind.SHARED_DOWN in step.fp8
+                shared = _activation_bytes(step.tokens, pad(mlp.shared_intermediate_size), step.fused_dense, fp8)
             scores = 4 * step.tokens * mlp.num_experts
             return [scores, rows * text.hidden_size * _HALF_BYTES, max(routed, shared)]
         case _:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from planner.errors import not_planned
 from planner.kinds import assert_never
 from planner.memory.parallelism import Parallelism
 from planner.memory.torch_cache import TorchCache
@@ -50,9 +49,9 @@ def _attention(cache: TorchCache, hidden: int, attention: Attention, quantizatio
         case GroupedQueryAttention():
             _grouped_query(cache, hidden, attention.query_width, attention.kv_width, quantization)
         case LatentAttention():
-            raise not_planned("latent attention under TurboMind")
+            _latent(cache, hidden, attention)
         case GatedDeltaNet():
-            raise not_planned("gated linear attention under TurboMind")
+            _gated_delta_net(cache, hidden, attention, quantization)
         case _:
             assert_never(attention)
 
@@ -90,4 +89,33 @@ def _mlp(cache: TorchCache, hidden: int, size: int, quantization: Quantization |
         cache.release(block)
     down = cache.allocate(one)
     for block in (down, *read):
+        cache.release(block)
+
+
+def _latent(cache: TorchCache, hidden: int, attention: LatentAttention) -> None:
+    """Linears as read, then queries and output with keys and values folded in, then this padded (`builders/mla.py`)."""
+    heads, rank = attention.num_heads, attention.q_lora_rank or hidden
+    kv_width = heads * (attention.qk_nope_head_dim + attention.v_head_dim)
+    sizes = [
+        hidden * rank,
+        rank * heads * attention.qk_head_dim,
+        hidden * attention.latent_width,
+        attention.kv_lora_rank * kv_width,
+        heads * attention.v_head_dim * hidden,
+    ]
+    read = [cache.allocate(size * _HALF_BYTES) for size in sizes]
+    queries, output = rank * heads * attention.latent_width, heads * attention.latent_width * hidden
+    folded = [cache.allocate(size * _HALF_BYTES) for size in (queries, output, output)]
+    for block in (*folded, *read):
+        cache.release(block)
+
+
+def _gated_delta_net(cache: TorchCache, hidden: int, net: GatedDeltaNet, quantization: Quantization | None) -> None:
+    """Inputs as read, then queries, keys and values apart, then all in one; the output (`builders/deltanet.py`)."""
+    gates = 2 * net.num_value_heads * hidden * _HALF_BYTES
+    sizes = [_read_bytes(hidden, width, quantization) for width in (net.conv_width, net.value_width)]
+    read = [cache.allocate(size) for size in (*sizes, gates)]
+    fused = cache.allocate((net.conv_width + net.value_width) * hidden * _HALF_BYTES + gates)
+    output = cache.allocate(_read_bytes(net.value_width, hidden, quantization))
+    for block in (fused, output, *read):
         cache.release(block)

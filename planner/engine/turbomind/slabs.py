@@ -1,7 +1,7 @@
 """TurboMind from 0.15: one KV region cut into slabs, free memory read before the buffers of batch and step.
 
-Every allocation below was read off a trace of LMDeploy 0.18.0 on an H200 (docs/memory-model.md); the names and orders
-are those of the public source of 0.16.0 (`src/turbomind/`).
+Every allocation below was read off traces of LMDeploy 0.18.0 on an H200 and an H100 (docs/memory-model.md); the names
+and orders are those of the public source of 0.16.0 (`src/turbomind/`).
 """
 
 from __future__ import annotations
@@ -10,26 +10,24 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from planner.engine.base import Deployment
-from planner.engine.turbomind import forward, warmup
-from planner.engine.turbomind.batch import batch_buffers
+from planner.engine.turbomind import folding, forward, warmup
+from planner.engine.turbomind.batch import batch_buffers, exchange_buffer
+from planner.engine.turbomind.fusing import fused_mlps, sharding_of
+from planner.engine.turbomind.states import delta_buffers
 from planner.engine.turbomind.weights import TurbomindWeights, WeightsKey, weights_of
 from planner.engine.turbomind.workspace import first_workspace, gemm_workspace
 from planner.hardware import overhead
 from planner.hardware.overhead import Host
-from planner.kinds import EngineName, assert_never
+from planner.kinds import EngineName
 from planner.lmdeploy.evidence import traced
 from planner.lmdeploy.versions import native_vision, turbomind_rules
-from planner.lmdeploy.words import FusedSilu, IntermediatePadding, Subject
+from planner.lmdeploy.words import Subject
 from planner.memory import kv_cache
 from planner.memory.capacity import KvCache
-from planner.memory.parallelism import Sharding
 from planner.memory.pool import aligned, reserved
-from planner.memory.terms import FORMULA, Evidence, Term, exact
+from planner.memory.terms import Evidence, Term, exact
 from planner.memory.weights import Allocation
-from planner.model.dtypes import DType
-from planner.units import MIB, format_bytes, round_up
-
-_HALF_BYTES = 2
+from planner.units import format_bytes, round_up
 
 
 class Turbomind:
@@ -44,13 +42,7 @@ class Turbomind:
         self.rules = turbomind_rules(self.settings.lmdeploy.rules)
         self.quantization = self.settings.quantization
         self.parallelism = self.settings.parallelism
-        self.sharding = Sharding(
-            self.parallelism,
-            embedding_sharded=self.rules.embedding_sharded,
-            lm_head_sharded=self.rules.lm_head_sharded,
-            vocab_multiple=self.rules.vocab_multiple,
-            intermediate_multiple=self._intermediate_multiple(),
-        )
+        self.sharding = sharding_of(self.settings, self.rules)
         step = self.settings.max_prefill_token_num + self.settings.max_batch_size
         self.max_step_tokens = round_up(step, self.parallelism.tp)
 
@@ -67,24 +59,6 @@ class Turbomind:
         holds_tower = self.rank == 0 or native_vision(self.spec.architecture, version)
         capability = self.deployment.gpu.compute_capability
         return weights_of(WeightsKey(self.spec, self.quantization, self.sharding, version, capability, holds_tower))
-
-    def _intermediate_multiple(self) -> int:
-        """Padding of an MLP's intermediate size; 1 for none."""
-        padding = self.rules.intermediate_padding
-        match padding:
-            case IntermediatePadding.NONE:
-                return 1
-            case IntermediatePadding.GROUP_TP_ONLY:
-                if self.settings.tp == 1:
-                    return 1
-            case IntermediatePadding.GROUP | IntermediatePadding.PLAN:
-                pass
-            case _:
-                assert_never(padding)
-        group = self.rules.dense_group
-        if self.quantization is not None:
-            group = max(group, self.quantization.group_size)
-        return group
 
     # --- before the KV cache -------------------------------------------------------------------------------------
 
@@ -108,6 +82,8 @@ class Turbomind:
                 self._traced(Subject.POOLS),
             )
         )
+        if self.rank == 0 and folding.is_folded(self.text):
+            terms.append(folding.torch_kept(self.text, self._traced(Subject.FOLDING)))
         if self._workspace_first:
             terms.append(first_workspace(self.weights, self.rules))
         nccl = self._communicator()
@@ -165,8 +141,9 @@ class Turbomind:
             f"{settings.cache_max_entry_count:g} of the {format_bytes(free_bytes)} free; a block is "
             + kv_cache.block_formula(self.text, settings.quant_policy, rules.block_tokens, self.parallelism)
         )
+        states = kv_cache.state_sizes(self.text, self.parallelism)
         return kv_cache.cut_into_slabs(
-            budget, block, rules.block_tokens, rules.slab_fill, rules.slab_max_bytes, formula
+            budget, block, rules.block_tokens, rules.slab_fill, rules.slab_max_bytes, formula, states
         )
 
     # --- after the KV cache --------------------------------------------------------------------------------------
@@ -192,12 +169,15 @@ class Turbomind:
                 first=self._workspace_first,
             ),
             self._forward_buffers(kv),
+            self._delta_buffers(kv),
             self.host.late_code,
         ]
         if self.parallelism.num_ranks > 1:
             nccl = self._communicator()
             assert nccl is not None
-            terms += [self._symmetric_buffer(), nccl[1]]
+            rows = self.sharding.head_rows(self.text.vocab_size)
+            exchanged = exchange_buffer(self.text, self.max_step_tokens, self.settings.max_batch_size, rows)
+            terms += [exchanged, nccl[1]]
         return tuple(term for term in terms if term.high_bytes)
 
     def _batch_buffer_bytes(self) -> int:
@@ -212,14 +192,25 @@ class Turbomind:
         )
         return sum(aligned(size) * count for size, count in buffers)
 
+    def _warm_up_tokens(self, kv: KvCache) -> int:
+        return warmup.longest(self.max_step_tokens, self.settings.session_len, kv.tokens)
+
+    def _delta_buffers(self, kv: KvCache) -> Term:
+        """The pool of gated linear attention; nothing for other models."""
+        tokens = self._warm_up_tokens(kv)
+        return delta_buffers(self.text, self.parallelism, tokens, self.max_step_tokens, self._traced(Subject.STATES))
+
     def _forward_buffers(self, kv: KvCache) -> Term:
         """The executor's pool after warm-up; under load it can grow to that of a full step."""
-        tokens = warmup.longest(self.max_step_tokens, self.settings.session_len, kv.tokens)
+        tokens = self._warm_up_tokens(kv)
         parts = self._forward_parts(tokens, 0)
         size = reserved(forward.step_bytes(parts))
         full = reserved(self.forward_bytes(self.max_step_tokens, self._longest(kv)))
         sampling = 5 * 4 * self.settings.max_batch_size * self.text.vocab_size
-        high = max(size, full) + reserved(sampling) + self.host.first_request_bytes
+        first_request = self.host.first_request_bytes
+        if folding.is_folded(self.text):
+            first_request += overhead.latent_first_request_bytes()
+        high = max(size, full) + reserved(sampling) + first_request
         return Term(
             "forward_buffers",
             size,
@@ -252,7 +243,9 @@ class Turbomind:
         return forward.step_parts(self.text, self._step(tokens, context_tokens), self._padded)
 
     def _step(self, tokens: int, context_tokens: int) -> forward.Step:
-        dense, experts = self._fused()
+        capability = self.deployment.gpu.compute_capability
+        native_fp8 = self.weights.format is not None and self.weights.format.native_fp8
+        dense, experts = fused_mlps(self.rules.fused_silu, capability, self.settings, native_fp8=native_fp8)
         return forward.Step(
             tokens,
             max(tokens, context_tokens),
@@ -260,7 +253,7 @@ class Turbomind:
             self._hidden_states(),
             fused_dense=dense,
             fused_experts=experts,
-            fp8=self._native_fp8,
+            fp8=self.weights.fp8_kinds,
             warming_up=not context_tokens,
         )
 
@@ -274,43 +267,12 @@ class Turbomind:
         """
         return 2 if self.parallelism.num_ranks == 1 else 1
 
-    def _fused(self) -> tuple[bool, bool]:
-        """Whether dense MLPs and experts apply their activation while they multiply."""
-        rule, capability = self.rules.fused_silu, self.deployment.gpu.compute_capability
-        if self.quantization is None:
-            # cuBLAS multiplies experts from 10.0 on (`builders/ffn.py`, _should_fuse_silu, 0.15.0 and 0.16.0).
-            dense = rule is FusedSilu.BF16_SM90 and capability == 90 and self.settings.dtype is DType.BF16
-            return dense, capability < 100
-        match rule:
-            case FusedSilu.INT4_OR_FP8_WEIGHTS:
-                fused = not self._native_fp8
-            case FusedSilu.BF16_SM90 | FusedSilu.QUANTIZED:
-                fused = True
-            case _:
-                assert_never(rule)
-        return fused, fused
-
-    @cached_property
-    def _native_fp8(self) -> bool:
-        return self.weights.format is not None and self.weights.format.native_fp8
-
-    def _symmetric_buffer(self) -> Term:
-        """What ranks exchange: hidden states of a step or logits of a batch (LanguageModel, symm_buf_)."""
-        step_bytes = self.max_step_tokens * self.text.hidden_size * _HALF_BYTES
-        logits_bytes = self.settings.max_batch_size * self.sharding.head_rows(self.text.vocab_size) * _HALF_BYTES
-        return exact(
-            "exchange_buffer",
-            round_up(max(step_bytes, logits_bytes), 2 * MIB),
-            f"max({self.max_step_tokens} x {self.text.hidden_size}, {self.settings.max_batch_size} x vocabulary) x 2",
-            "hidden states and logits exchanged by the ranks",
-            FORMULA,
-        )
-
     # --- while loading -------------------------------------------------------------------------------------------
 
     def load_staging(self) -> Term:
         """torch's cache while the loader fills the weights; given back before free memory is read."""
-        size = self.weights.staging_bytes if self.rank == 0 else 0
+        # A segment that torch keeps is counted with what is held.
+        size = self.weights.staging_bytes - folding.kept_segment_bytes(self.text) if self.rank == 0 else 0
         return exact(
             "load_staging",
             size,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from planner.errors import ConfigError
-from planner.model.arch.decoder import read_decoder
 from planner.model.fields import Fields
 from planner.model.spec import TextModel
 from planner.model.vision import VisionNames, VisionTower
 
-_PREFIX = "language_model."
 _CHAT_NAMES = VisionNames(
     embeddings="vision_model.embeddings.",
     class_token="class_embedding",
@@ -36,14 +34,24 @@ _HF_NAMES = VisionNames(
         "multi_modal_projector.linear_1",
         "multi_modal_projector.linear_2",
     ),
+    final_norm="vision_tower.layernorm",
+)
+_INTERNS1_NAMES = _HF_NAMES._replace(
+    embeddings=f"model.{_HF_NAMES.embeddings}",
+    layer=f"model.{_HF_NAMES.layer}",
+    projector=(
+        "model.multi_modal_projector.layer_norm",
+        "model.multi_modal_projector.linear_1",
+        "model.multi_modal_projector.linear_2",
+    ),
+    final_norm=f"model.{_HF_NAMES.final_norm}",
 )
 
 
-def read_internvl_chat(fields: Fields) -> tuple[TextModel, VisionTower]:
-    """Read an InternVLChatModel config: ``llm_config``, ``vision_config`` and the tiling keys at the top."""
-    text = read_decoder(fields.section("llm_config"), _PREFIX)
+def read_chat_tower(fields: Fields, text: TextModel) -> VisionTower:
+    """The tower of an InternVLChatModel config: ``vision_config`` and the tiling keys at the top."""
     vision = fields.section("vision_config")
-    return text, VisionTower(
+    return VisionTower(
         names=_CHAT_NAMES,
         **_sizes(vision, _side(vision, "image_size"), _side(vision, "patch_size")),
         rms_norm=vision.choice("norm_type", ("rms_norm", "layer_norm")) == "rms_norm",
@@ -57,13 +65,21 @@ def read_internvl_chat(fields: Fields) -> tuple[TextModel, VisionTower]:
     )
 
 
-def read_internvl_hf(fields: Fields) -> tuple[TextModel, VisionTower]:
-    """Read an InternVLForConditionalGeneration config: ``text_config`` and ``vision_config``."""
-    text = read_decoder(fields.section("text_config"), _PREFIX)
+def read_hf_tower(fields: Fields, text: TextModel) -> VisionTower:
+    """The tower of an InternVLForConditionalGeneration config: ``vision_config``."""
+    return _hf_tower(fields, text, _HF_NAMES)
+
+
+def read_interns1_tower(fields: Fields, text: TextModel) -> VisionTower:
+    """The tower of an InternS1ForConditionalGeneration config, the same under other names."""
+    return _hf_tower(fields, text, _INTERNS1_NAMES)
+
+
+def _hf_tower(fields: Fields, text: TextModel, names: VisionNames) -> VisionTower:
     vision = fields.section("vision_config")
     # Defaults are those of transformers' InternVLVisionConfig, which published configs rely on.
-    return text, VisionTower(
-        names=_HF_NAMES,
+    return VisionTower(
+        names=names,
         **_sizes(vision, _side(vision, "image_size"), _side(vision, "patch_size")),
         rms_norm=vision.has("norm_type") and vision.choice("norm_type", ("rms_norm", "layer_norm")) == "rms_norm",
         qk_norm=vision.boolean("use_qk_norm", False),
