@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
 from planner.engine.base import Deployment
-from planner.errors import LmplanError
+from planner.errors import LmplanError, UnsupportedModelError
 from planner.footprint import MemoryEstimate, estimate_memory
 from planner.hardware.gpu import Gpu, catalog
 from planner.lmdeploy import versions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -137,10 +136,10 @@ def test_earlier_slabs_plan_them(spec: ModelSpec, lmdeploy: str) -> None:
 
 
 def test_folding_needs_plain_weights() -> None:
-    everything = replace(glm_4_7_flash(), quantization=four_bits(QuantMethod.AWQ, 128))
+    everything = glm_4_7_flash()._replace(quantization=four_bits(QuantMethod.AWQ, 128))
     with pytest.raises(UnsupportedModelError, match="TurboMind folds the keys and values of latent attention"):
         memory(everything)
-    held = replace(everything, quantization=replace(four_bits(QuantMethod.AWQ, 128), unquantized=("self_attn",)))
+    held = everything._replace(quantization=four_bits(QuantMethod.AWQ, 128)._replace(unquantized=("self_attn",)))
     plan = memory(held)
     assert plan.outcome == "serves" and plan.transient is not None
 
@@ -148,18 +147,18 @@ def test_folding_needs_plain_weights() -> None:
 def test_heads_of_another_width_have_no_kernels() -> None:
     spec = glm_4_7_flash()
     groups = tuple(
-        replace(group, attention=replace(group.attention, kv_lora_rank=256))  # type: ignore[type-var]  # latent here
+        group._replace(attention=group.attention._replace(kv_lora_rank=256))  # type: ignore[type-var]  # latent here
         for group in spec.text.layer_groups
     )
     with pytest.raises(UnsupportedModelError, match="no attention kernels for head_dim 320"):
-        deployed(replace(spec, text=replace(spec.text, layer_groups=groups)))
+        deployed(spec._replace(text=spec.text._replace(layer_groups=groups)))
 
 
 def with_delta(net: GatedDeltaNet) -> ModelSpec:
     spec = qwen3_5_9b()
     linear, full = spec.text.layer_groups
-    groups = (replace(linear, attention=net), full)
-    return replace(spec, text=replace(spec.text, layer_groups=groups))
+    groups = (linear._replace(attention=net), full)
+    return spec._replace(text=spec.text._replace(layer_groups=groups))
 
 
 @pytest.mark.parametrize(
@@ -200,10 +199,10 @@ def test_torch_keeps_its_segment_on_the_first_rank_alone() -> None:
 def test_the_warm_up_runs_the_first_layer_and_load_all_of_them() -> None:
     spec = qwen3_5_9b()
     linear, full = spec.text.layer_groups
-    plan, turned = memory(spec), memory(replace(spec, text=replace(spec.text, layer_groups=(full, linear))))
+    plan, turned = memory(spec), memory(spec._replace(text=spec.text._replace(layer_groups=(full, linear))))
     assert plan.terms == turned.terms  # whichever group comes first
-    first_full = (replace(full, layers=(0,)), replace(linear, layers=(*range(1, 32),)))
-    other = memory(replace(spec, text=replace(spec.text, layer_groups=first_full)))
+    first_full = (full._replace(layers=(0,)), linear._replace(layers=(*range(1, 32),)))
+    other = memory(spec._replace(text=spec.text._replace(layer_groups=first_full)))
     sizes = [next(t.size_bytes for t in each.terms if t.name == "forward_buffers") for each in (plan, other)]
     assert sizes[0] < sizes[1]
 
@@ -217,7 +216,7 @@ def test_experts_with_biases_store_gate_and_up() -> None:
 
 def test_positions_in_three_parts_take_buffers() -> None:
     spec = qwen2_5_vl_7b_text()
-    plain = replace(spec, text=replace(spec.text, mrope=False))
+    plain = spec._replace(text=spec.text._replace(mrope=False))
     with_parts, without = (engine_of(each, max_batch_size=128)._batch_buffer_bytes() for each in (spec, plain))
     assert with_parts - without == 2 * 99_840 + 7 * 512
 
@@ -225,7 +224,7 @@ def test_positions_in_three_parts_take_buffers() -> None:
 def test_dense_layers_of_a_mixture_are_one_more_group() -> None:
     spec = glm_4_7_flash()
     dense = (LayerGroup(tuple(range(47)), spec.text.layer_groups[0].attention, DenseMlp(10240)),)
-    all_dense = replace(spec, text=replace(spec.text, layer_groups=dense))
+    all_dense = spec._replace(text=spec.text._replace(layer_groups=dense))
     assert "conversion_leftover" not in {term.name for term in memory(all_dense).terms}
     assert memory(all_dense).transient is None
 
@@ -260,7 +259,7 @@ def test_the_schema_knows_every_term(spec: ModelSpec) -> None:
 
 
 def test_what_lmdeploy_refuses_goes_before_what_is_not_planned() -> None:
-    experts = replace(qwen3_5_35b_a3b(), quantization=four_bits(QuantMethod.AWQ, 128))
+    experts = qwen3_5_35b_a3b()._replace(quantization=four_bits(QuantMethod.AWQ, 128))
     for spec, words in ((experts, "does not serve AWQ experts"), (gpt_oss_20b(MXFP4), "does not serve MXFP4")):
         with pytest.raises(UnsupportedModelError, match=words):
             deployed(spec, engine="pytorch")

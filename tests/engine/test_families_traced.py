@@ -91,7 +91,7 @@ def packed_saves_bytes(engine: Turbomind) -> int:
     scales = [a for a in engine.text_allocations() if a.kind is AllocationKind.SCALES]
     if not any(a.kind is AllocationKind.ZEROS for a in engine.text_allocations()):
         return 0
-    return sum((2 * aligned(a.size_bytes) - aligned(a.size_bytes * 5 // 4)) * a.count for a in scales)
+    return sum((2 * aligned(a.size_bytes) - aligned(a.size_bytes * 5 // 4)) * a.num_allocations for a in scales)
 
 
 @each_case
@@ -223,7 +223,7 @@ def test_fp8_leaves_heads_of_256_and_mixed_inputs_in_16_bits() -> None:
 def test_biases_of_experts_are_held_twice_and_pointers_for_weights_and_scales() -> None:
     allocations = list(engine_of("gpt-oss-20b").text_allocations())
     biases = [a for a in allocations if a.kind is AllocationKind.BIAS and a.is_expert]
-    assert sorted((a.size_bytes, a.count) for a in biases) == [
+    assert sorted((a.size_bytes, a.num_allocations) for a in biases) == [
         (5760, 12 * 32),
         (5760, 12 * 32),
         (11520, 12 * 32),
@@ -234,4 +234,4 @@ def test_biases_of_experts_are_held_twice_and_pointers_for_weights_and_scales() 
         (368640, 12),
     ]
     pointers = [a for a in allocations if a.kind is AllocationKind.POINTERS]
-    assert {a.size_bytes for a in pointers} == {512} and sum(a.count for a in pointers) == 4 * 24
+    assert {a.size_bytes for a in pointers} == {512} and sum(a.num_allocations for a in pointers) == 4 * 24

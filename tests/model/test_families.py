@@ -129,7 +129,7 @@ def test_qwen3_5_totals_but_for_the_tower(name: str, published: int, prediction:
 def test_what_files_hold_in_32_bits(name: str, num_wide: int) -> None:
     groups = inventory(ModelSpec(name, "", DType.BF16, text_of(name)))
     wide = [group for group in groups if group.dtype is DType.F32]
-    assert sum(group.count for group in wide) == num_wide
+    assert sum(group.num_tensors for group in wide) == num_wide
     assert {group.name.partition("linear_attn.")[2] for group in wide} <= {"A_log", "norm.weight"}
 
 
@@ -142,7 +142,7 @@ def test_experts_that_layers_share_are_in_the_file_once() -> None:
     names = {group.name: group for group in mobius}
     packed = names["model.language_model.meta_mlp.{layer}.experts.gate_up_proj"]
     assert (packed.layers, packed.shape) == ((0, 1, 2, 3), (256, 1024, 2048))
-    assert names["model.language_model.meta_mlp.{layer}.gate.weight"].count == 4
+    assert names["model.language_model.meta_mlp.{layer}.gate.weight"].num_tensors == 4
     assert names["mtp.layers.{layer}.mlp.experts.down_proj"].shape == (16, 2048, 512)
     whole = inventory(ModelSpec("plain", "", DType.BF16, read_language_model(plain)))
     one_layer = 256 * (3 * 512 + 1) * 2048

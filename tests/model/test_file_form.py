@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from planner.model.checkpoint import Checkpoint, HeaderTensor, checkpoint_of
@@ -24,13 +22,13 @@ def made(name: str) -> ModelSpec:
 
 def with_storage(spec: ModelSpec, storage: ExpertStorage) -> ModelSpec:
     def changed(group: LayerGroup) -> LayerGroup:
-        return replace(group, mlp=replace(group.mlp, storage=storage)) if isinstance(group.mlp, MoeMlp) else group
+        return group._replace(mlp=group.mlp._replace(storage=storage)) if isinstance(group.mlp, MoeMlp) else group
 
     text = spec.text
     prediction = text.prediction
     if prediction is not None:
-        prediction = replace(prediction, group=changed(prediction.group))
-    return replace(spec, text=replace(text, layer_groups=tuple(map(changed, text.layer_groups)), prediction=prediction))
+        prediction = prediction._replace(group=changed(prediction.group))
+    return spec._replace(text=text._replace(layer_groups=tuple(map(changed, text.layer_groups)), prediction=prediction))
 
 
 def file_of(spec: ModelSpec, quantization: Quantization | None = None) -> Checkpoint:
@@ -59,7 +57,7 @@ def test_experts_in_fp8(storage: ExpertStorage) -> None:
 def test_a_file_without_layers_for_speculative_decoding(name: str) -> None:
     spec = made(name)
     assert as_stored(spec, file_of(spec)) == spec
-    without = replace(spec, text=replace(spec.text, prediction=None))
+    without = spec._replace(text=spec.text._replace(prediction=None))
     file = file_of(without)
     assert as_stored(spec, file) == without
     assert compare(inventory(as_stored(spec, file)), file) == []

@@ -92,11 +92,11 @@ def test_bytes_of_8_bit_formats() -> None:
     """A linear takes a byte a weight, and for smooth_quant four for each output, for static fp8 eight in all."""
     plain = inventory(spec_of("llama-3.1-8b"))
     linears = [group for group in plain if ".layers." in group.name and len(group.shape) == 2]
-    weights, outputs = sum(group.num_elements for group in linears), sum(g.shape[0] * g.count for g in linears)
+    weights, outputs = sum(group.num_elements for group in linears), sum(g.shape[0] * g.num_tensors for g in linears)
     smooth = store(plain, Quantization(QuantMethod.SMOOTH_QUANT, 8, 0, weight_dtype=DType.I8))
     assert size_bytes(plain) - size_bytes(smooth) == weights - 4 * outputs
     static = store(plain, Quantization(QuantMethod.FP8, 8, 0, static=True))
-    assert size_bytes(plain) - size_bytes(static) == weights - 8 * sum(group.count for group in linears)
+    assert size_bytes(plain) - size_bytes(static) == weights - 8 * sum(group.num_tensors for group in linears)
 
 
 def test_modelopt_beside_the_config_is_refused(tmp_path: Path) -> None:
