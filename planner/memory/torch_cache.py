@@ -46,7 +46,7 @@ class TorchCache:
         size = round_up(max(size_bytes, 1), _ROUND_BYTES)
         small = size <= _SMALL_BYTES
         fitting = self._free[small]
-        at = bisect_left(fitting, size, key=_size)
+        at = bisect_left(fitting, (size,))
         if at < len(fitting):
             block = fitting.pop(at)[2]
         else:
@@ -79,11 +79,11 @@ class TorchCache:
         return _Block(size, small, self._serial)
 
     def _put(self, block: _Block) -> None:
-        insort(self._free[block.small], (block.size_bytes, block.serial, block), key=_size_and_serial)
+        insort(self._free[block.small], (block.size_bytes, block.serial, block))
 
     def _take_out(self, block: _Block) -> None:
         entries = self._free[block.small]
-        at = bisect_left(entries, (block.size_bytes, block.serial), key=_size_and_serial)
+        at = bisect_left(entries, (block.size_bytes, block.serial))
         assert entries[at][2] is block
         del entries[at]
 
@@ -98,14 +98,6 @@ class TorchCache:
         block.after = tail
         block.size_bytes = size
         self._put(tail)
-
-
-def _size(entry: tuple[int, int, _Block]) -> int:
-    return entry[0]
-
-
-def _size_and_serial(entry: tuple[int, int, _Block]) -> tuple[int, int]:
-    return entry[0], entry[1]
 
 
 def _segment_bytes(size: int, small: bool) -> int:

@@ -21,10 +21,15 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from planner.errors import ConfigError, UnsupportedModelError
+from planner.files.escape import shown
 
 _LAYER, _EXPERT = "{layer}", "{expert}"
 _PATTERN = "re:"
 _NUMBER = re.compile(r"\d+")
+_REPETITION = re.compile(r"[*+{]")
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_MOST_MATCHES = 100_000
+"""Patterns times layers; published lists have up to a dozen patterns, for at most 126 layers."""
 
 
 @lru_cache(maxsize=4096)
@@ -40,12 +45,33 @@ def held_out_layers(module: str, layers: tuple[int, ...], entries: tuple[str, ..
         UnsupportedModelError: an entry names single experts.
     """
     _refuse_single_experts(module, entries)
-    # Thousands of names are compared: first those that could match at some layer.
-    sample = _without_numbers(module.replace(_LAYER, "0"))
-    likely = [entry for entry in entries if entry.startswith(_PATTERN) or _without_numbers(entry) in sample]
-    if not likely:
-        return frozenset()
-    return frozenset(layer for layer in layers if _is_held_out(module.replace(_LAYER, str(layer)), likely))
+    before, _, behind = module.partition(_LAYER)
+    sample = _without_numbers(f"{before}0{behind}")
+    patterns = [entry.removeprefix(_PATTERN) for entry in entries if entry.startswith(_PATTERN)]
+    # Thousands of entries, one a layer, are compared with thousands of layers: each only where it can match.
+    of_layer: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.startswith(_PATTERN) or _without_numbers(entry) not in sample:
+            continue
+        if _names(entry, before) or _names(entry, behind):
+            return frozenset(layers)
+        # It names the layer, and the layer's number is one of its own.
+        for number in _NUMBER.findall(entry):
+            of_layer.setdefault(number, []).append(entry)
+    named = {layer for layer in layers if str(layer) in of_layer}
+    held = {layer for layer in named if _any_names(of_layer[str(layer)], module.replace(_LAYER, str(layer)))}
+    return frozenset(held | _matched(patterns, module, layers))
+
+
+def _matched(patterns: list[str], module: str, layers: tuple[int, ...]) -> set[int]:
+    """The layers whose module one of the patterns matches."""
+    if len(patterns) * len(layers) > _MOST_MATCHES:
+        raise UnsupportedModelError(
+            f"config.json: {len(patterns)} regular expressions say what of {len(layers)} layers is not quantized",
+            "Names of modules do as well",
+        )
+    compiled = [_compiled(pattern) for pattern in patterns]
+    return {layer for layer in layers if any(pattern.match(module.replace(_LAYER, str(layer))) for pattern in compiled)}
 
 
 def without_routers(entries: tuple[str, ...], routers: Iterable[str]) -> tuple[str, ...]:
@@ -54,14 +80,12 @@ def without_routers(entries: tuple[str, ...], routers: Iterable[str]) -> tuple[s
     return tuple(entry for entry in entries if not any(_is_tail(entry.split("."), name) for name in names))
 
 
-def _is_held_out(name: str, entries: list[str]) -> bool:
+def _any_names(entries: list[str], name: str) -> bool:
     return any(_names(entry, name) for entry in entries)
 
 
 def _names(entry: str, name: str) -> bool:
-    """Whether the entry is a pattern of the name, or a part of it that cuts no number in two."""
-    if entry.startswith(_PATTERN):
-        return _compiled(entry.removeprefix(_PATTERN)).match(name) is not None
+    """Whether the entry is a part of the name that cuts no number in two."""
     at = name.find(entry)
     while entry and at >= 0:
         end = at + len(entry)
@@ -95,10 +119,18 @@ def _refuse_single_experts(module: str, entries: tuple[str, ...]) -> None:
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern that takes microseconds for any name: tried at every start of each repetition, three go through 10**5
+    ways at most, while repeated groups can go through 2**80.
+    """
+    if len(_REPETITION.findall(pattern)) > 3 or _REPEATED_GROUP.search(pattern):
+        raise UnsupportedModelError(
+            f"config.json: quantization_config.ignore holds re:{shown(pattern)}, which could take for ever",
+            "Patterns may repeat three times (*, +, {}), and no groups",
+        )
     try:
         return re.compile(pattern)
-    except re.error as error:
-        message = f"config.json: quantization_config.ignore holds re:{pattern}, no regular expression: {error}"
+    except (re.error, OverflowError, RecursionError) as error:
+        message = f"config.json: quantization_config.ignore holds re:{shown(pattern)}, no regular expression: {error}"
         raise ConfigError(message) from None
 
 

@@ -23,6 +23,9 @@ from planner.model.spec import ModelSpec
 from planner.units import ceil_div
 
 _HALF_BYTES = 2
+_MOST_ALLOCATIONS = 2**16
+"""As many are replayed at most, a quarter of a second; Qwen3-235B-A22B in fp8 has 49,000, DeepSeek-V3 59,000. Of a
+model with more of them, what is reserved grows with their bytes as it did so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +64,7 @@ class PytorchWeights:
     @cached_property
     def reserved_bytes(self) -> int:
         """What torch reserves for all of them."""
-        both = (*self.text_allocations(), *self.vision_allocations())
-        cache = TorchCache()
-        # Layer by layer, as the modules are built; an allocation of count n comes once in each layer.
-        repeated = [a for a in both if a.num_allocations > 1]
-        for allocation in both:
-            if allocation.num_allocations == 1:
-                cache.allocate(allocation.size_bytes)
-        for layer in range(max((a.num_allocations for a in repeated), default=0)):
-            for allocation in repeated:
-                if layer < allocation.num_allocations:
-                    cache.allocate(allocation.size_bytes)
-        return cache.reserved_bytes
+        return _reserved_bytes((*self.text_allocations(), *self.vision_allocations()))
 
     @cached_property
     def packed_copy_bytes(self) -> int:
@@ -111,6 +103,26 @@ class PytorchWeights:
 def weights_of(key: WeightsKey) -> PytorchWeights:
     """The weights of a key."""
     return PytorchWeights(key)
+
+
+def _reserved_bytes(allocations: tuple[Allocation, ...]) -> int:
+    """What torch reserves for them, layer by layer, as the modules are built: one of n comes once in each layer."""
+    cache = TorchCache()
+    for allocation in allocations:
+        if allocation.num_allocations == 1:
+            cache.allocate(allocation.size_bytes)
+    repeated = [a for a in allocations if a.num_allocations > 1]
+    first_bytes, num_replayed, replayed_bytes = cache.reserved_bytes, 0, 0
+    for layer in range(max((a.num_allocations for a in repeated), default=0)):
+        if num_replayed >= _MOST_ALLOCATIONS:
+            all_bytes = sum(a.total_bytes for a in repeated)
+            return first_bytes + ceil_div((cache.reserved_bytes - first_bytes) * all_bytes, replayed_bytes)
+        for allocation in repeated:
+            if layer < allocation.num_allocations:
+                cache.allocate(allocation.size_bytes)
+                num_replayed += 1
+                replayed_bytes += allocation.size_bytes
+    return cache.reserved_bytes
 
 
 def _quantized(linear: LinearShape, quantization: Quantization) -> Iterator[Allocation]:
