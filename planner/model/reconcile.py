@@ -17,39 +17,101 @@ from planner.units import counted, format_bytes
 _MAX_DIFFERENCES: Final = 12
 
 
+_LAYER, _EXPERT = "{layer}", "{expert}"
+_NUMBER: Final = re.compile(r"(?<![^.])(?:[0-9]+|\{layer\}|\{expert\})(?![^.])")
+"""A whole word of a name that is a number, or stands for one."""
+_Place = tuple[int, int]
+"""Layer and expert; _NOWHERE for none."""
+_NOWHERE: Final = -1
+
+
 @dataclass(slots=True)
 class _Members:
-    """The tensors of one group: those that the file holds, by (layer, expert), and how many it lacks."""
+    """The tensors of one group: those that the file holds, by their place, and how many it lacks."""
 
     group: TensorGroup
-    stored: dict[tuple[int | None, int | None], HeaderTensor]
-    missing: list[str]
+    stored: dict[_Place, HeaderTensor]
+
+    @property
+    def num_missing(self) -> int:
+        return self.group.num_tensors - len(self.stored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """Groups whose names have the same numbers in the same places.
+
+    Attributes:
+        numbers: of the name, ``{layer}`` and ``{expert}`` among them.
+        experts: by number as written; of none ``{"": _NOWHERE}``.
+        layers: the group of each layer, by number as written.
+    """
+
+    numbers: list[str]
+    experts: dict[str, int]
+    layers: dict[str, tuple[int, _Members]]
+
+    def find(self, numbers: list[str]) -> tuple[_Members, _Place] | None:
+        """The group whose name has these numbers, and the place there."""
+        layer = expert = ""
+        for expected, number in zip(self.numbers, numbers, strict=True):
+            if expected == _LAYER:
+                layer = number
+            elif expected == _EXPERT:
+                expert = number
+            elif expected != number:
+                return None
+        at, found = self.experts.get(expert), self.layers.get(layer)
+        return None if at is None or found is None else (found[1], (found[0], at))
+
+
+class _Groups:
+    """Expected groups by the names of their tensors, which are looked up: a config may lead to millions of names."""
+
+    def __init__(self, expected: tuple[TensorGroup, ...]) -> None:
+        self.members = [_Members(group, {}) for group in expected]
+        self._forms: dict[str, list[_Template]] = {}
+        for members in self.members:
+            layers = {str(layer): (layer, members) for layer in members.group.layers} or {"": (_NOWHERE, members)}
+            experts = {str(expert): expert for expert in range(members.group.num_experts)} or {"": _NOWHERE}
+            numbers = _NUMBER.findall(members.group.name)
+            templates = self._forms.setdefault(_NUMBER.sub("", members.group.name), [])
+            alike = next((each for each in templates if (each.numbers, each.experts) == (numbers, experts)), None)
+            if alike is None:
+                templates.append(_Template(numbers, experts, layers))
+            else:
+                alike.layers.update({**layers, **alike.layers})
+
+    def find(self, name: str) -> tuple[_Members, _Place] | None:
+        """The group that a tensor of this name belongs to, and its place there."""
+        numbers = _NUMBER.findall(name)
+        for template in self._forms.get(_NUMBER.sub("", name), ()):
+            found = template.find(numbers)
+            if found is not None:
+                return found
+        return None
 
 
 def _match(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[list[_Members], list[HeaderTensor]]:
     """Every expected group with its tensors of the file, and the tensors that belong to none."""
-    tensors = checkpoint.tensors
-    unknown = dict(tensors)
-    matched: list[_Members] = []
-    for group in expected:
-        members = _Members(group, {}, [])
-        experts: tuple[int | None, ...] = tuple(range(group.num_experts)) or (None,)
-        for layer in group.layers or (None,):
-            in_layer = group.name if layer is None else group.name.replace("{layer}", str(layer))
-            for expert in experts:
-                name = in_layer if expert is None else in_layer.replace("{expert}", str(expert))
-                tensor = unknown.pop(name, None)
-                if tensor is None:
-                    members.missing.append(name)
-                else:
-                    members.stored[layer, expert] = tensor
-        matched.append(members)
-    return matched, list(unknown.values())
+    groups = _Groups(expected)
+    unknown = []
+    for tensor in checkpoint.tensors.values():
+        found = groups.find(tensor.name)
+        if found is None:
+            unknown.append(tensor)
+        else:
+            members, place = found
+            members.stored[place] = tensor
+    for members in groups.members:
+        members.stored = {place: members.stored[place] for place in sorted(members.stored)}
+    return groups.members, unknown
 
 
 def belongs(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds any of the tensors that its config leads to."""
-    return any(tensor.name in checkpoint.tensors for group in expected for tensor in group.expand())
+    groups = _Groups(expected)
+    return any(groups.find(name) for name in checkpoint.tensors)
 
 
 def compare(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> list[str]:
@@ -78,13 +140,13 @@ def compare(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> list[s
 
 def _group_differences(members: _Members) -> Iterator[str]:
     group = members.group
-    name = group.name.replace("{layer}", "*").replace("{expert}", "*")
+    name = group.name.replace(_LAYER, "*").replace(_EXPERT, "*")
 
     def of_all(number: int) -> str:
         return "" if group.num_tensors == 1 else f" ({number} of {group.num_tensors} tensors)"
 
-    if members.missing:
-        yield f"{name}: missing{of_all(len(members.missing))}"
+    if members.num_missing:
+        yield f"{name}: missing{of_all(members.num_missing)}"
     odd: Counter[tuple[tuple[int, ...], DType]] = Counter()
     for tensor in members.stored.values():
         if tensor.shape != group.shape or tensor.dtype is not group.dtype:
@@ -130,23 +192,21 @@ def adopt(expected: tuple[TensorGroup, ...], checkpoint: Checkpoint) -> tuple[Te
 
 def _adopted(members: _Members) -> Iterator[TensorGroup]:
     group = members.group
-    kinds: dict[tuple[tuple[int, ...], DType], list[tuple[int | None, int | None]]] = {}
-    for where, tensor in members.stored.items():
-        kinds.setdefault((tensor.shape, tensor.dtype), []).append(where)
+    kinds: dict[tuple[tuple[int, ...], DType], list[_Place]] = {}
+    for place, tensor in members.stored.items():
+        kinds.setdefault((tensor.shape, tensor.dtype), []).append(place)
     for (shape, dtype), places in kinds.items():
         alike = group._replace(shape=shape, dtype=dtype)
         # A group spells out whole layers; layers of which only some experts are of this kind go one by one.
-        by_layer: dict[int | None, list[int | None]] = {}
+        by_layer: dict[int, list[int]] = {}
         for layer, expert in places:
             by_layer.setdefault(layer, []).append(expert)
         whole = max(group.num_experts, 1)
         layers = tuple(layer for layer, experts in by_layer.items() if len(experts) == whole)
-        if layers == (None,):
-            yield alike
-        elif layers:
-            yield alike._replace(layers=tuple(layer for layer in layers if layer is not None))
+        if layers:
+            yield alike._replace(layers=() if layers == (_NOWHERE,) else layers)
         for layer, experts in by_layer.items():
             if len(experts) < whole:
                 for expert in experts:
-                    name = group.name.replace("{expert}", str(expert))
-                    yield alike._replace(name=name, layers=() if layer is None else (layer,), num_experts=0)
+                    name = group.name.replace(_EXPERT, str(expert))
+                    yield alike._replace(name=name, layers=() if layer == _NOWHERE else (layer,), num_experts=0)
