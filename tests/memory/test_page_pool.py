@@ -163,3 +163,15 @@ def test_blocks_never_overlap_and_pages_hold_them(steps: list[tuple[int, int, fl
         pool.free(address, now, now)
     pool.trim(now + 5)
     assert pool.num_pages == 0
+
+
+def test_after_a_trim_the_pool_grows_behind_the_pages_that_were_there_first() -> None:
+    pool = PagePool(2 * PAGE_BYTES)
+    pool.place(PAGE_BYTES, PAGE_BYTES)
+    behind = pool.allocate(PAGE_BYTES)
+    assert behind == 2 * PAGE_BYTES
+    pool.free(PAGE_BYTES)
+    pool.free(behind)
+    pool.trim(0.0)  # both pages in one piece, from before the end of the first ones to behind it
+    assert pool.num_pages == 1
+    assert pool.allocate(PAGE_BYTES) == 2 * PAGE_BYTES
